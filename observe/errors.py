@@ -1,0 +1,27 @@
+"""Errors for people: one line that says what happened and what to do.
+
+Only `observe.__main__` turns them into exit codes (contract: 0 done, 1 failed, 2 wrong usage,
+3 this host or engine cannot, 4 data was lost and --strict was given, 5 compare found a regression).
+"""
+
+
+class ObserveError(Exception):
+    """Something failed; the message is one line and says what to do. Exit code 1."""
+
+    exit_code = 1
+
+
+class HostCannotError(ObserveError):
+    """This host or engine lacks something; the message says what to install or mount. Exit code 3."""
+
+    exit_code = 3
+
+
+class RecordingError(ObserveError):
+    """A recording cannot be read or written; the message says which and why. Exit code 1."""
+
+
+class DataLostError(ObserveError):
+    """Events were lost and --strict was given. Exit code 4."""
+
+    exit_code = 4

@@ -1,0 +1,177 @@
+"""Load and validate the catalogue: what is documented, and how the kernel shows it.
+
+One TOML file an operation (`create.toml`, `start.toml`); the order of the phases in the file is the
+documented order. Sections and steps are those of the walk-through of moby 19.03.9.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from observe.errors import ObserveError
+from observe.model import Kind
+
+_OPERATIONS = ("create", "start")
+_PHASE_KEYS = {"id", "parent", "step", "title", "functions", "evidence", "occurs"}
+_EVIDENCE_KEYS = {"calls", "path", "detail", "flags", "role", "program", "argument", "until"}
+_OCCURS = ("always", "on_failure", "if_configured")
+_ROLES = ("dockerd", "containerd", "child")
+_UNTIL = ("exit", "last_event")
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One thing in the kernel's event stream that proves a phase: a call on a path, or a program that runs.
+
+    A *call* rule has `calls`, and optionally `path` (glob below the data root, with {id}, {layer}, {driver};
+    `*` stays inside a name, `**` does not), `detail` (file system type), `flags` (bits that must be set) and
+    `role` (which process did it). A *program* rule has `program` (glob of the executed file's name) and
+    `argument` (a word of its arguments); it spans from the program's fork to its `exit`, or to the
+    `last_event` of its process tree before the entrypoint.
+    """
+
+    calls: tuple[Kind, ...] = ()
+    path: str | None = None
+    detail: str | None = None
+    flags: int = 0
+    role: str | None = None
+    program: str | None = None
+    argument: str | None = None
+    until: str = "exit"
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One documented phase. `parent` is None for the operation itself."""
+
+    id: str
+    parent: str | None
+    step: str
+    title: str
+    #: Go functions whose entry and return bound it, alternatives over engine versions, as patterns.
+    functions: tuple[str, ...] = ()
+    #: What shows it in the kernel's stream; empty: only its function can show it.
+    evidence: tuple[Evidence, ...] = ()
+    #: "always", "on_failure" or "if_configured": whether its absence is a departure.
+    occurs: str = "always"
+
+    @property
+    def operation(self) -> str:
+        """The operation it belongs to: the first word of its id."""
+        return self.id.partition(".")[0]
+
+    @property
+    def depth(self) -> int:
+        """0 for the operation, 1 for its phases, and so on."""
+        return self.id.count(".")
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """All documented phases, in the documented order; a parent stands before its children."""
+
+    phases: tuple[Phase, ...]
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        """Ids of the operations, in order."""
+        return tuple(phase.id for phase in self.phases if phase.parent is None)
+
+    def of(self, operation: str) -> tuple[Phase, ...]:
+        """The phases of one operation, its own row first."""
+        return tuple(phase for phase in self.phases if phase.operation == operation)
+
+
+@cache
+def load() -> Catalogue:
+    """The catalogue of this version. Raises ObserveError if a data file breaks a rule (names file and phase)."""
+    phases: list[Phase] = []
+    for operation in _OPERATIONS:
+        text = resources.files(__package__).joinpath(f"{operation}.toml").read_text(encoding="utf-8")
+        phases.extend(parse(text, f"{operation}.toml"))
+    return Catalogue(tuple(phases))
+
+
+def parse(text: str, source: str) -> tuple[Phase, ...]:
+    """Phases of one data file. Raises ObserveError that names `source`, the phase and the rule it breaks."""
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ObserveError(f"{source}: not TOML: {error}") from error
+    seen: dict[str, Phase] = {}
+    for entry in table.get("phase", []):
+        phase = _phase(entry, source)
+        _check_place(phase, seen, source)
+        seen[phase.id] = phase
+    if not seen:
+        raise ObserveError(f"{source}: no [[phase]] in it")
+    return tuple(seen.values())
+
+
+def _check_place(phase: Phase, seen: Mapping[str, Phase], source: str) -> None:
+    if phase.id in seen:
+        raise ObserveError(f"{source}: {phase.id}: the id is there twice")
+    expected = phase.id.rpartition(".")[0] or None
+    if phase.parent != expected:
+        raise ObserveError(f"{source}: {phase.id}: parent is {phase.parent!r}, its id says {expected!r}")
+    if phase.parent is not None and phase.parent not in seen:
+        raise ObserveError(f"{source}: {phase.id}: its parent must stand before it")
+    if phase.parent is None and seen:
+        raise ObserveError(f"{source}: {phase.id}: a second phase without a parent")
+
+
+def _phase(entry: Mapping[str, Any], source: str) -> Phase:
+    name = entry.get("id")
+    if not isinstance(name, str) or not name:
+        raise ObserveError(f"{source}: a phase without an id")
+    unknown = set(entry) - _PHASE_KEYS
+    if unknown:
+        raise ObserveError(f"{source}: {name}: unknown key {sorted(unknown)[0]!r}")
+    for key in ("step", "title"):
+        if not isinstance(entry.get(key), str) or not entry[key]:
+            raise ObserveError(f"{source}: {name}: {key} is missing")
+    if entry.get("occurs", "always") not in _OCCURS:
+        raise ObserveError(f"{source}: {name}: occurs must be one of {', '.join(_OCCURS)}")
+    functions = entry.get("functions", [])
+    if not all(isinstance(function, str) and function for function in functions):
+        raise ObserveError(f"{source}: {name}: functions must be a list of names")
+    return Phase(
+        id=name,
+        parent=entry.get("parent"),
+        step=entry["step"],
+        title=entry["title"],
+        functions=tuple(functions),
+        evidence=tuple(_evidence(rule, f"{source}: {name}") for rule in entry.get("evidence", [])),
+        occurs=entry.get("occurs", "always"),
+    )
+
+
+def _evidence(rule: Mapping[str, Any], where: str) -> Evidence:
+    unknown = set(rule) - _EVIDENCE_KEYS
+    if unknown:
+        raise ObserveError(f"{where}: unknown key {sorted(unknown)[0]!r} in evidence")
+    if ("calls" in rule) == ("program" in rule):
+        raise ObserveError(f"{where}: evidence needs either calls or program")
+    try:
+        calls = tuple(Kind[label.upper()] for label in rule.get("calls", []))
+    except KeyError as error:
+        raise ObserveError(f"{where}: no such call: {error.args[0].lower()}") from None
+    if rule.get("role") not in (None, *_ROLES):
+        raise ObserveError(f"{where}: role must be one of {', '.join(_ROLES)}")
+    if rule.get("until", "exit") not in _UNTIL:
+        raise ObserveError(f"{where}: until must be one of {', '.join(_UNTIL)}")
+    return Evidence(
+        calls=calls,
+        path=rule.get("path"),
+        detail=rule.get("detail"),
+        flags=rule.get("flags", 0),
+        role=rule.get("role"),
+        program=rule.get("program"),
+        argument=rule.get("argument"),
+        until=rule.get("until", "exit"),
+    )
