@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One short connection to a Docker API: where it is, what it answers, and one line for each way it can fail."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import socket
+import ssl
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from observe.errors import HostCannotError
+
+DEFAULT_DOCKER_HOST = "unix:///var/run/docker.sock"
+
+_OTHER_HOST = "choose another with --docker-host"
+_LARGEST_ANSWER_BYTES = 4 << 20
+FOREIGN_HOST = "engine is not on this host: run observe there"
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """The client's certificate, its key and the authority, as the docker command finds them."""
+
+    authority: Path
+    certificate: Path
+    key: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where an API listens: a unix socket's `path`, or `host` and `port`; `url` as docker-py takes it."""
+
+    url: str
+    path: str = ""
+    host: str = ""
+    port: int = 0
+    tls: TlsFiles | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """An open connection to an API. It stays open between requests: its other end shows which process answers."""
+
+    address: Address
+    socket: socket.socket
+    _http: http.client.HTTPConnection
+
+    def get(self, path: str) -> dict[str, Any]:
+        """The JSON object at `path`. Raises HostCannotError if what answers is not a Docker engine, or nothing does."""
+        url = self.address.url
+        with _one_line(url):
+            self._http.request("GET", path, headers={"User-Agent": "observe"})
+            response = self._http.getresponse()
+            body = response.read(_LARGEST_ANSWER_BYTES)
+        if b"HTTP request to an HTTPS server" in body:
+            raise HostCannotError(f"{url} speaks TLS: set DOCKER_TLS_VERIFY=1 and DOCKER_CERT_PATH")
+        if response.status != http.HTTPStatus.OK:
+            raise HostCannotError(f"{url} does not answer like Docker (GET {path}: {response.status}); {_OTHER_HOST}")
+        try:
+            answer = json.loads(body)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise HostCannotError(f"{url} does not answer like Docker (GET {path}: not a JSON object); {_OTHER_HOST}")
+        return answer
+
+
+def address(docker_host: str | None = None) -> Address:
+    """Where `docker_host` (default: $DOCKER_HOST, then the usual socket) is. HostCannotError if it is of no use."""
+    url = docker_host or os.environ.get("DOCKER_HOST") or DEFAULT_DOCKER_HOST
+    if url.startswith("unix://"):
+        path = url.removeprefix("unix://")
+        if not path.startswith("/"):
+            raise HostCannotError(f"{url} has no absolute path: write it like {DEFAULT_DOCKER_HOST}")
+        return Address(url, path=path)
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise HostCannotError(f"{url} is not an address ({error}); {_OTHER_HOST}") from error
+    if parts.scheme == "ssh":
+        raise HostCannotError(f"{url}: {FOREIGN_HOST}")
+    if parts.scheme not in ("tcp", "http", "https") or not parts.hostname:
+        raise HostCannotError(f"{url} is no address of a Docker engine: use unix:///path or tcp://127.0.0.1:port")
+    secure = parts.scheme == "https" or bool(os.environ.get("DOCKER_TLS_VERIFY"))
+    tls = _tls_files() if secure else None
+    return Address(url, host=parts.hostname, port=port or (2376 if tls else 2375), tls=tls)
+
+
+@contextlib.contextmanager
+def connect(target: Address, timeout_seconds: float) -> Iterator[Connection]:
+    """An open connection. Raises HostCannotError: nothing there, refused, not allowed, too slow, TLS."""
+    with contextlib.ExitStack() as stack:
+        with _one_line(target.url):
+            plain = stack.enter_context(_open(target, timeout_seconds))
+            channel = plain
+            if target.tls is not None:
+                channel = stack.enter_context(_secure(plain, target.host, target.tls))
+        client = http.client.HTTPConnection(target.host or "docker")
+        client.sock = channel
+        yield Connection(target, channel, client)
+
+
+def _open(target: Address, timeout_seconds: float) -> socket.socket:
+    if not target.path:
+        return socket.create_connection((target.host, target.port), timeout_seconds)
+    channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        channel.settimeout(timeout_seconds)
+        connect_by_path(channel, Path(target.path))
+    except BaseException:
+        channel.close()
+        raise
+    return channel
+
+
+def connect_by_path(channel: socket.socket, path: Path) -> None:
+    """Connect to a unix socket whose path may be longer than an address can hold (107 bytes)."""
+    descriptor = os.open(path, os.O_PATH)
+    try:
+        channel.connect(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
+
+
+def _tls_files() -> TlsFiles:
+    folder = Path(os.environ.get("DOCKER_CERT_PATH") or Path("~/.docker").expanduser())
+    return TlsFiles(folder / "ca.pem", folder / "cert.pem", folder / "key.pem")
+
+
+def _secure(channel: socket.socket, host: str, files: TlsFiles) -> ssl.SSLSocket:
+    context = ssl.create_default_context(cafile=str(files.authority))
+    context.load_cert_chain(files.certificate, files.key)
+    return context.wrap_socket(channel, server_hostname=host)
+
+
+@contextlib.contextmanager
+def _one_line(url: str) -> Iterator[None]:
+    """Turn what sockets, TLS and HTTP raise into one line that says what to do; special errors come first."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        if url.startswith("unix://"):
+            raise HostCannotError(f"no engine at {url}: is dockerd running? {_OTHER_HOST}") from error
+        raise HostCannotError(f"{url} needs TLS files: {_tls_files().authority.parent} lacks some") from error
+    except PermissionError as error:
+        raise HostCannotError(f"no permission to use {url}: run as root") from error
+    except ConnectionRefusedError as error:
+        raise HostCannotError(f"no engine at {url} (connection refused): is dockerd running? {_OTHER_HOST}") from error
+    except TimeoutError as error:
+        raise HostCannotError(f"{url} does not answer in time: is dockerd stuck? {_OTHER_HOST}") from error
+    except ssl.SSLError as error:
+        raise HostCannotError(f"{url}: TLS failed ({error.reason}): check DOCKER_CERT_PATH") from error
+    except (http.client.HTTPException, ConnectionError) as error:
+        raise HostCannotError(f"{url} does not answer like Docker (no HTTP); {_OTHER_HOST}") from error
+    except OSError as error:
+        raise HostCannotError(f"cannot connect to {url} ({error.strerror or error}); {_OTHER_HOST}") from error
