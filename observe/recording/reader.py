@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Read a recording: every whole frame of it, whatever happened to the rest."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from observe.errors import RecordingError
+from observe.model import EVENT_DTYPE, STRING_COLUMNS, Event, EventBatch, Header, Item, Kind, Note, NoteKind
+from observe.recording import format as layout
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_CHUNK_BYTES = 1 << 20
+_KINDS = {kind.value: kind.label for kind in Kind}
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """What is wrong with a file."""
+
+    #: Bytes that belong to no readable frame, a cut one at the end included.
+    damaged_bytes: int
+    #: The end note is missing.
+    truncated: bool
+    #: One line each, for people.
+    warnings: tuple[str, ...]
+
+
+class Recording:
+    """A recording on disk. Nothing is kept open: every pass reads the file as it is then."""
+
+    def __init__(self, path: Path, header: Header, first_frame: int) -> None:
+        """Use `Recording.open`. `first_frame` is the offset in bytes of the frame after the header."""
+        self.path = path
+        self.header = header
+        self._first_frame = first_frame
+        self._damage: Damage | None = None
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """The recording in `path`.
+
+        Raises RecordingError that names the file and says whether it is missing, not allowed, empty, foreign,
+        newer than this code, or without a readable header.
+        """
+        with _opened(path) as fd:
+            scan = _Scan(fd)
+            try:
+                layout.check_prelude(scan.read(0, layout.PRELUDE_BYTES))
+                header, first_frame = _header(scan.frame_at(layout.PRELUDE_BYTES))
+            except RecordingError as error:
+                raise RecordingError(f"cannot read {path}: {error}") from error
+        return cls(path, header, first_frame)
+
+    def items(self) -> Iterator[Item]:
+        """Batches and notes in the order of the file; holds one frame at a time.
+
+        Damage is passed over and counted, never raised. Raises RecordingError only if the file is gone.
+        """
+        for content in self._contents():
+            yield content if isinstance(content, Note) else content.batch()
+
+    def events(self) -> EventBatch:
+        """All events as one batch, in the order of the file. Raises like `items`."""
+        return EventBatch.concat(item for item in self.items() if isinstance(item, EventBatch))
+
+    @property
+    def damage(self) -> Damage:
+        """What the last complete pass found; makes one if there was none. Raises like `items`."""
+        return self.check() if self._damage is None else self._damage
+
+    def check(self) -> Damage:
+        """Read everything and say what is wrong with it. Raises like `items`."""
+        self._damage = None
+        for _ in self._contents():
+            pass
+        return self.damage
+
+    def to_pandas(self) -> pd.DataFrame:
+        """All events, a row each in the order of the file, with the columns of `Event` and their units.
+
+        `kind` (label: "mount"), `comm`, `path`, `path2` and `detail` are categoricals, each with the values that
+        occur in it; `marks` has the bits of `Mark`; every other column is a number. A wall clock is
+        `header.wall_time_ns + (time_ns - header.boot_time_ns)`. Raises like `items`.
+        """
+        import pandas as pd  # noqa: PLC0415 - 90 MB that the recorder must not carry
+
+        names = [field.name for field in fields(Event)]
+        parts: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in names}
+        index = {"": 0}
+        for content in self._contents():
+            if isinstance(content, Note):
+                continue
+            remap = np.array([index.setdefault(text, len(index)) for text in content.strings], dtype=np.uint32)
+            for name, values in content.by_name.items():
+                parts[name].append(remap[values] if name in STRING_COLUMNS else values)
+        strings = list(index)
+
+        def column(name: str) -> npt.NDArray[Any] | pd.Categorical:
+            values = np.concatenate([np.empty(0, dtype=EVENT_DTYPE[name]), *parts.pop(name)])
+            if name == "kind":
+                return _categorical(values, lambda number: _KINDS.get(number, f"kind_{number}"))
+            return _categorical(values, strings.__getitem__) if name in STRING_COLUMNS else values
+
+        return pd.DataFrame({name: column(name) for name in names}, copy=False)
+
+    def _contents(self) -> Iterator[layout.Columns | Note]:
+        with _opened(self.path) as fd:
+            scan = _Scan(fd)
+            for frame in scan.frames(self._first_frame):
+                try:
+                    content = _decode(frame)
+                except RecordingError:
+                    scan.skip(frame.start, frame.end)
+                    continue
+                if content is None:
+                    scan.left_out += 1
+                    continue
+                scan.ended |= isinstance(content, Note) and content.kind is NoteKind.END
+                yield content
+            self._damage = scan.damage()
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """A whole frame whose checksum fits, with its place in the file."""
+
+    kind: int
+    payload: bytes
+    start: int
+    end: int
+
+
+class _Scan:
+    """One pass over an open file, of the size that it has now."""
+
+    def __init__(self, fd: int) -> None:
+        self.left_out = 0
+        self.ended = False
+        self._fd = fd
+        self._size = os.fstat(fd).st_size
+        self._damaged_bytes = 0
+        self._first_damage: int | None = None
+        # A frame that fails is read again at most once on average: only a forged file needs more, and must not hang.
+        self._patience_bytes = 2 * self._size + layout.MAX_PAYLOAD_BYTES
+
+    def read(self, offset: int, size_bytes: int) -> bytes:
+        """What is there, possibly less: an unreadable sector is damage like any other."""
+        try:
+            return os.pread(self._fd, size_bytes, offset)
+        except OSError:
+            return b""
+
+    def frame_at(self, offset: int) -> _Frame | None:
+        """The frame that starts at `offset`, if a whole one does."""
+        head = layout.unpack_frame_head(self.read(offset, layout.FRAME_HEAD_BYTES))
+        if head is None:
+            return None
+        start = offset + layout.FRAME_HEAD_BYTES
+        end = start + head.length_bytes
+        if end > self._size:
+            return None
+        payload = self.read(start, head.length_bytes)
+        if head.fits(payload):
+            return _Frame(head.kind, payload, offset, end)
+        self._patience_bytes -= head.length_bytes
+        return None
+
+    def frames(self, offset: int) -> Iterator[_Frame]:
+        """All whole frames from `offset` on; what lies between them is damage."""
+        while offset < self._size:
+            frame = self.frame_at(offset) or self._next_frame(offset + 1)
+            start = self._size if frame is None else frame.start
+            self.skip(offset, start)
+            if frame is None:
+                return
+            yield frame
+            offset = frame.end
+
+    def skip(self, start: int, end: int) -> None:
+        """Count the bytes from `start` to `end` as damaged."""
+        if end > start and self._first_damage is None:
+            self._first_damage = start
+        self._damaged_bytes += end - start
+
+    def damage(self) -> Damage:
+        """What was found; complete after `frames` is exhausted."""
+        warnings = []
+        if not self.ended:
+            warnings.append("truncated: the recorder was killed or is still running; what it wrote before is here")
+        if self._damaged_bytes:
+            warnings.append(
+                f"{self._damaged_bytes} of {self._size} bytes are damaged, the first at {self._first_damage}:"
+                " the events in them are missing"
+            )
+        if self.left_out:
+            warnings.append(f"{self.left_out} frames of a newer observe were left out; update observe to see them")
+        return Damage(self._damaged_bytes, not self.ended, tuple(warnings))
+
+    def _next_frame(self, offset: int) -> _Frame | None:
+        """The first whole frame at `offset` or later."""
+        for candidate in self._magics(offset):
+            if self._patience_bytes < 0:
+                return None
+            frame = self.frame_at(candidate)
+            if frame is not None:
+                return frame
+        return None
+
+    def _magics(self, offset: int) -> Iterator[int]:
+        """Offsets of all frame magics at `offset` or later."""
+        overlap = len(layout.FRAME_MAGIC) - 1
+        for base in range(offset, self._size, _CHUNK_BYTES):
+            chunk = self.read(base, _CHUNK_BYTES + overlap)
+            place = chunk.find(layout.FRAME_MAGIC)
+            while place >= 0:
+                yield base + place
+                place = chunk.find(layout.FRAME_MAGIC, place + 1)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """Descriptor of a regular file for reading. Raises RecordingError."""
+    try:
+        # O_NONBLOCK: opening a pipe must not wait for its other end.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except PermissionError as error:
+        raise RecordingError(f"cannot read {path}: not allowed; let its owner run chmod a+r on it") from error
+    except OSError as error:
+        raise RecordingError(f"cannot read {path}: {error.strerror}; check the name") from error
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise RecordingError(f"cannot read {path}: not a regular file; name a recording")
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _header(frame: _Frame | None) -> tuple[Header, int]:
+    """The header in the file's first frame, and the offset behind it. Raises RecordingError."""
+    if frame is None or frame.kind != layout.FrameKind.HEADER:
+        raise RecordingError("its header is unreadable: damaged or cut; take another copy")
+    return layout.decode_header(frame.payload), frame.end
+
+
+def _decode(frame: _Frame) -> layout.Columns | Note | None:
+    """What is in a frame; None if it is of a later version. Raises RecordingError if it contradicts itself."""
+    if frame.kind == layout.FrameKind.EVENTS:
+        return layout.decode_events(frame.payload)
+    if frame.kind == layout.FrameKind.NOTE:
+        return layout.decode_note(frame.payload)
+    if frame.kind == layout.FrameKind.HEADER:
+        raise RecordingError("a second header: two recordings in one file")
+    return None
+
+
+def _categorical(codes: npt.NDArray[Any], label: Callable[[int], str]) -> pd.Categorical:
+    """`codes` by their labels; only those that occur become categories."""
+    import pandas as pd  # noqa: PLC0415 - see to_pandas
+
+    used = np.flatnonzero(np.bincount(codes))
+    place = np.zeros(used[-1] + 1 if len(used) else 0, dtype=np.int32)
+    place[used] = np.arange(len(used))
+    # object: the strings of Arrow cannot hold a file name that is not UTF-8.
+    categories = pd.Index([label(code) for code in used.tolist()], dtype=object)
+    return pd.Categorical.from_codes(place[codes], categories=categories)
