@@ -1,0 +1,398 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * What do the engine and what it starts ask of the kernel? System calls of the lineage, its forks, execs
+ * and exits, and the boundaries of API operations. observe/probes/events.py says which system calls, and
+ * which of their arguments are what.
+ */
+#include <linux/types.h>
+#include "registers.h"
+#include "record.h"
+#include "lineage.h"
+#include "api.h"
+
+#define CLONE_THREAD 0x00010000
+#define CLONE_NEWNS 0x00020000
+#define O_CREAT 0x40
+
+/* struct call.what: how a system call is treated. */
+#define CALL_RECORD 0
+#define CALL_IF_CREATES 1 /* an open: only with O_CREAT */
+#define CALL_EXEC 2       /* path and arguments are gone at the return: read at entry */
+#define CALL_CLONE 3
+#define CALL_CLONE3 4 /* flags stand in user memory */
+#define CALL_CHANGES_ROOT 5
+#define CALL_SETNS 6
+#define CALL_OPENAT2 7 /* flags stand in user memory */
+#define CALL_SIZED_STRING 8 /* detail is as long as the next argument says */
+#define CALL_API_READ 9 /* from here on: dockerd only */
+#define CALL_API_WRITE 10
+#define CALL_API_ACCEPT 11
+#define CALL_API_CLOSE 12
+
+#define ARGUMENTS_KEPT 8 /* five are used; a power of two makes every index provably inside */
+
+/* A system call that is looked at; positions of arguments count from 1, 0 is none. Index: its number. */
+struct call {
+	u16 kind; /* observe.model.Kind; 0: not looked at */
+	u8 what;
+	u8 path;
+	u8 path2;
+	u8 detail;
+	u8 flags;
+	u8 fd;
+};
+
+#define CALL_NUMBERS 512
+BPF_ARRAY(calls, struct call, CALL_NUMBERS);
+
+/* Between entry and return; key: thread group << 32 | thread. */
+struct pending {
+	u64 time_ns;
+	u64 goroutine;
+	u64 flags;
+	u64 arguments[ARGUMENTS_KEPT];
+};
+
+#define PENDING_CALLS 16384
+BPF_HASH(pending, u64, struct pending, PENDING_CALLS);
+
+#define ARGUMENT_BYTES 256
+#define EXEC_ARGUMENTS 24
+
+/* Strings of an execve, read at its entry. */
+struct exec_text {
+	u16 path_bytes;
+	u16 detail_bytes;
+	u16 marks;
+	char path[PATH_BYTES];
+	char detail[DETAIL_BYTES + ARGUMENT_BYTES]; /* room for one argument beyond a masked offset */
+};
+
+#define PENDING_EXECS 1024
+BPF_HASH(exec_texts, u64, struct exec_text, PENDING_EXECS);
+BPF_PERCPU_ARRAY(exec_scratch, struct exec_text, 1);
+
+static __always_inline u64 argument(struct pending *entry, u32 position)
+{
+	return entry->arguments[(position - 1) & (ARGUMENTS_KEPT - 1)];
+}
+
+static __always_inline u16 read_string(char *to, u32 bytes, u64 from, struct record *record)
+{
+	s64 length;
+
+	if (!from) /* a null pointer is a value, not a failure */
+		return 0;
+	length = bpf_probe_read_user_str(to, bytes, (const void *)from);
+	if (length <= 0) {
+		record->marks |= MARK_PATH_UNREADABLE;
+		return 0;
+	}
+	if (length == bytes)
+		record->marks |= MARK_TRUNCATED;
+	return length - 1;
+}
+
+/* Path and arguments of an execve, joined by NUL. */
+static __always_inline void read_exec(u64 id, u64 path, u64 argv)
+{
+	u32 zero = 0, offset = 0;
+	struct exec_text *text = exec_scratch.lookup(&zero);
+	s64 length;
+
+	if (!text)
+		return;
+	text->marks = 0;
+	length = bpf_probe_read_user_str(text->path, PATH_BYTES, (const void *)path);
+	text->path_bytes = length > 0 ? length - 1 : 0;
+	if (length <= 0)
+		text->marks |= MARK_PATH_UNREADABLE;
+	for (u32 i = 0; i < EXEC_ARGUMENTS + 1; i++) {
+		u64 from = 0;
+
+		if (bpf_probe_read_user(&from, sizeof(from), (const void *)(argv + 8 * i))) {
+			text->marks |= MARK_PATH_UNREADABLE;
+			break;
+		}
+		if (!from)
+			break;
+		if (offset >= DETAIL_BYTES || i == EXEC_ARGUMENTS) {
+			text->marks |= MARK_TRUNCATED;
+			break;
+		}
+		asm volatile("" : "+r"(offset)); /* or the compiler drops the mask that the verifier needs */
+		length = bpf_probe_read_user_str(&text->detail[offset & (DETAIL_BYTES - 1)], ARGUMENT_BYTES,
+						 (const void *)from);
+		if (length <= 0) {
+			text->marks |= MARK_PATH_UNREADABLE;
+			break;
+		}
+		if (length == ARGUMENT_BYTES)
+			text->marks |= MARK_TRUNCATED;
+		offset += length & (2 * ARGUMENT_BYTES - 1);
+	}
+	if (offset > DETAIL_BYTES) {
+		text->marks |= MARK_TRUNCATED;
+		offset = DETAIL_BYTES;
+	}
+	text->detail_bytes = offset;
+	exec_texts.update(&id, text);
+}
+
+static __always_inline void copy_exec(struct record *record, struct exec_text *text)
+{
+	record->marks |= text->marks;
+	record->path_bytes = text->path_bytes;
+	record->detail_bytes = text->detail_bytes;
+	bpf_probe_read_kernel(record->path, PATH_BYTES, text->path);
+	bpf_probe_read_kernel(record->detail, DETAIL_BYTES, text->detail);
+}
+
+/* Flags of a call, which for clone3 and openat2 stand first in a structure in user memory. */
+static __always_inline u64 flags_of(const struct call *call, struct pending *entry)
+{
+	u64 flags = 0;
+
+	if (!call->flags)
+		return 0;
+	flags = argument(entry, call->flags);
+	if (call->what == CALL_CLONE3 || call->what == CALL_OPENAT2) {
+		u64 in_memory = 0;
+
+		bpf_probe_read_user(&in_memory, sizeof(in_memory), (const void *)flags);
+		return in_memory;
+	}
+	return flags;
+}
+
+int sys_enter(struct bpf_raw_tracepoint_args *ctx)
+{
+	u32 number = ctx->args[1];
+	struct call *call;
+	u32 *role;
+
+	if (number >= CALL_NUMBERS)
+		return 0;
+	call = calls.lookup(&number);
+	if (!call || !call->kind)
+		return 0;
+	role = role_of_current();
+	if (!role)
+		return 0;
+	if (call->what >= CALL_API_READ && !(*role & ROLE_DOCKERD))
+		return 0;
+
+	struct registers regs;
+	u64 id = bpf_get_current_pid_tgid();
+
+	bpf_probe_read_kernel(&regs, sizeof(regs), (const void *)ctx->args[0]);
+
+	struct pending entry = {
+		.time_ns = bpf_ktime_get_boot_ns(),
+		.goroutine = GOROUTINE(&regs),
+		.arguments = ARGUMENTS(&regs),
+	};
+
+	if (call->what == CALL_API_CLOSE) {
+		api_closed(entry.arguments[0]);
+		return 0;
+	}
+	if (call->what == CALL_API_READ || call->what == CALL_API_WRITE) {
+		u32 fd = entry.arguments[0];
+
+		if (!connections.lookup(&fd))
+			return 0;
+	}
+	if (call->what == CALL_API_WRITE) {
+		entry.flags = api_status(entry.arguments[0], (const char *)entry.arguments[1]);
+		if (!entry.flags)
+			return 0;
+	} else {
+		entry.flags = flags_of(call, &entry);
+	}
+	if ((call->what == CALL_IF_CREATES || call->what == CALL_OPENAT2) && !(entry.flags & O_CREAT))
+		return 0;
+	if (call->what == CALL_EXEC)
+		read_exec(id, argument(&entry, call->path), argument(&entry, call->detail));
+	if (pending.update(&id, &entry))
+		count(COUNTER_UNMATCHED_RETURNS);
+	return 0;
+}
+
+/* What a return means for the lineage. */
+static __always_inline void learn(const struct call *call, struct pending *entry, s64 ret, u32 *role)
+{
+	if (*role & (ROLE_DOCKERD | ROLE_CONTAINERD) || ret < 0)
+		return;
+	if (call->what == CALL_CHANGES_ROOT || (call->what == CALL_SETNS && entry->flags & CLONE_NEWNS))
+		*role |= ROLE_ROOT_CHANGED;
+}
+
+static __always_inline void record_call(const struct call *call, struct pending *entry, s64 ret, u64 now_ns, u64 id)
+{
+	struct record *record = reserve(call->kind, entry->time_ns);
+
+	if (!record)
+		return;
+	record->duration_ns = now_ns - entry->time_ns;
+	record->goroutine = entry->goroutine;
+	record->ret = ret;
+	record->flags = entry->flags;
+	if (call->fd)
+		record->fd = argument(entry, call->fd);
+	if (call->what == CALL_EXEC) {
+		struct exec_text *text = exec_texts.lookup(&id);
+
+		if (text)
+			copy_exec(record, text);
+	} else {
+		if (call->path)
+			record->path_bytes = read_string(record->path, PATH_BYTES, argument(entry, call->path), record);
+		if (call->path2)
+			record->path2_bytes = read_string(record->path2, PATH_BYTES, argument(entry, call->path2), record);
+		if (call->detail)
+			record->detail_bytes = read_string(record->detail, PATH_BYTES, argument(entry, call->detail), record);
+		if (call->what == CALL_SIZED_STRING && record->detail_bytes > argument(entry, call->detail + 1))
+			record->detail_bytes = argument(entry, call->detail + 1);
+	}
+	submit(record);
+}
+
+int sys_exit(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct pending *entry;
+	struct call *call;
+	s64 ret = ctx->args[1];
+	u64 id, now_ns;
+	u32 number = 0;
+	u32 *role;
+
+	bpf_probe_read_kernel(&number, sizeof(number), (const void *)(ctx->args[0] + SYSCALL_NUMBER_OFFSET));
+	if (number >= CALL_NUMBERS)
+		return 0;
+	call = calls.lookup(&number);
+	if (!call || !call->kind)
+		return 0;
+	role = role_of_current();
+	if (!role)
+		return 0;
+	if (call->what == CALL_API_ACCEPT) {
+		if (*role & ROLE_DOCKERD && ret >= 0)
+			api_accepted(ret);
+		return 0;
+	}
+	id = bpf_get_current_pid_tgid();
+	entry = pending.lookup(&id);
+	if (!entry) {
+		/* a new process returns 0 from a clone that its parent entered; unfollowed opens have no entry */
+		if (call->what == CALL_RECORD || call->what == CALL_CHANGES_ROOT || call->what == CALL_SETNS)
+			count(COUNTER_UNMATCHED_RETURNS);
+		return 0;
+	}
+	now_ns = bpf_ktime_get_boot_ns();
+	if (call->what == CALL_API_READ) {
+		api_read(entry->arguments[0], (const char *)entry->arguments[1], ret, now_ns, entry->goroutine);
+	} else if (call->what == CALL_API_WRITE) {
+		api_answered(entry->arguments[0], entry->flags, entry->time_ns, now_ns - entry->time_ns, entry->goroutine);
+	} else {
+		learn(call, entry, ret, role);
+		record_call(call, entry, ret, now_ns, id);
+	}
+	pending.delete(&id);
+	if (call->what == CALL_EXEC) {
+		exec_texts.delete(&id);
+		if (*role & ROLE_ENTRYPOINT) {
+			u32 pid = id >> 32;
+
+			lineage.delete(&pid);
+		}
+	}
+	return 0;
+}
+
+int sched_process_fork(struct tracepoint__sched__sched_process_fork *ctx)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	struct pending *entry;
+	struct record *record;
+
+	if (!role_of_current())
+		return 0;
+	follow(ctx->child_pid);
+	entry = pending.lookup(&id);
+	if (entry && entry->flags & CLONE_THREAD)
+		return 0;
+	record = reserve(KIND_SCHED_PROCESS_FORK, bpf_ktime_get_boot_ns());
+	if (!record)
+		return 0;
+	record->ret = ctx->child_pid;
+	if (entry) {
+		record->flags = entry->flags;
+		record->goroutine = entry->goroutine;
+	}
+	submit(record);
+	return 0;
+}
+
+int sched_process_exec(struct tracepoint__sched__sched_process_exec *ctx)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	u64 entry_id = (id & ~0xffffffffULL) | (u32)ctx->old_pid;
+	struct exec_text *text;
+	struct pending *entry;
+	struct record *record;
+	u32 *role = role_of_current();
+
+	if (!role)
+		return 0;
+	if (entry_id != id) { /* a thread that is not the first becomes it: its entry moves along */
+		entry = pending.lookup(&entry_id);
+		if (entry) {
+			struct pending copy = *entry;
+
+			pending.update(&id, &copy);
+			pending.delete(&entry_id);
+		}
+		text = exec_texts.lookup(&entry_id);
+		if (text) {
+			exec_texts.update(&id, text);
+			exec_texts.delete(&entry_id);
+		}
+	}
+	record = reserve(KIND_SCHED_PROCESS_EXEC, bpf_ktime_get_boot_ns());
+	if (record) {
+		record->ret = ctx->old_pid;
+		text = exec_texts.lookup(&id);
+		if (text)
+			copy_exec(record, text);
+		if (!record->path_bytes) {
+			s64 length = bpf_probe_read_kernel_str(record->path, PATH_BYTES,
+							       (void *)ctx + (ctx->data_loc_filename & 0xffff));
+			record->path_bytes = length > 0 ? length - 1 : 0;
+		}
+		if (*role & ROLE_ROOT_CHANGED)
+			record->marks |= MARK_ENTRYPOINT;
+		submit(record);
+	}
+	if (*role & ROLE_ROOT_CHANGED)
+		*role |= ROLE_ENTRYPOINT;
+	return 0;
+}
+
+int sched_process_exit(void *ctx)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	struct record *record;
+	u32 tid = id;
+	u32 *role = role_of_current();
+
+	if (role && tid == id >> 32) {
+		record = reserve(KIND_SCHED_PROCESS_EXIT, bpf_ktime_get_boot_ns());
+		if (record)
+			submit(record);
+	}
+	if (role)
+		pending.delete(&id);
+	lineage.delete(&tid);
+	return 0;
+}

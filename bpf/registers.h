@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * Where struct pt_regs keeps a system call's arguments, number and Go's g, by architecture.
+ * x86-64: arch/x86/include/asm/ptrace.h; g is R14 from Go 1.17 on (Go's ABIInternal).
+ * arm64 (untested): arch/arm64/include/asm/ptrace.h; g is R28.
+ */
+#ifndef OBSERVE_REGISTERS_H
+#define OBSERVE_REGISTERS_H
+
+#if defined(__x86_64__) || defined(__TARGET_ARCH_x86)
+struct registers {
+	u64 r15, r14, r13, r12, bp, bx, r11, r10, r9, r8, ax, cx, dx, si, di, orig_ax;
+};
+#define SYSCALL_NUMBER(regs) ((s64)(regs)->orig_ax)
+#define ARGUMENTS(regs) { (regs)->di, (regs)->si, (regs)->dx, (regs)->r10, (regs)->r8 }
+#define GOROUTINE(regs) ((regs)->r14)
+#define SYSCALL_NUMBER_OFFSET offsetof(struct registers, orig_ax)
+#elif defined(__aarch64__) || defined(__TARGET_ARCH_arm64)
+struct registers {
+	u64 x[31], sp, pc, pstate, orig_x0;
+	s32 syscall_number;
+};
+#define SYSCALL_NUMBER(regs) ((s64)(regs)->syscall_number)
+#define ARGUMENTS(regs) { (regs)->orig_x0, (regs)->x[1], (regs)->x[2], (regs)->x[3], (regs)->x[4] }
+#define GOROUTINE(regs) ((regs)->x[28])
+#define SYSCALL_NUMBER_OFFSET offsetof(struct registers, syscall_number)
+#else
+#error "observe knows the registers of x86-64 and arm64 only"
+#endif
+
+#endif

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Read a BPF ring buffer of fixed-size records in one piece, without a callback an event.
+
+Layout (kernel/bpf/ringbuf.c): page 0 holds the consumer's position and is writable, page 1 the producer's,
+then the data (mapped twice by the kernel; we map it once and copy two pieces at the wrap). A record has an
+8-byte header: length with a busy bit (31) and a discard bit (30), and starts on a multiple of 8.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from observe.model import EventBatch
+from observe.probes.layout import RECORD_DTYPE, decode
+
+_HEADER_BYTES = 8
+_BUSY = 1 << 31
+_SLOT_BYTES = (RECORD_DTYPE.itemsize + _HEADER_BYTES + 7) // 8 * 8
+_SLOT_DTYPE = np.dtype({"names": ["header", "record"], "formats": ["<u4", RECORD_DTYPE], "offsets": [0, 8], "itemsize": _SLOT_BYTES})
+
+
+class RingReader:
+    """Consumer of the ring buffer map behind `descriptor`, `ring_bytes` large."""
+
+    def __init__(self, descriptor: int, ring_bytes: int) -> None:
+        """Map the ring. Raises OSError if the kernel refuses."""
+        page = mmap.PAGESIZE
+        self._ring_bytes = ring_bytes
+        self._consumer = mmap.mmap(descriptor, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        self._producer = mmap.mmap(descriptor, page + ring_bytes, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
+        self._data = np.frombuffer(self._producer, dtype=np.uint8, offset=page)
+
+    def drain(self) -> EventBatch:
+        """Everything that is complete, as events in the order in which the kernel reserved them."""
+        consumed = struct.unpack_from("<Q", self._consumer)[0]
+        produced = struct.unpack_from("<Q", self._producer)[0]
+        slots = self._copy(consumed, produced - consumed).view(_SLOT_DTYPE)
+        busy = np.flatnonzero(slots["header"] & _BUSY)
+        if len(busy):  # a program on another CPU is still writing: everything behind it waits
+            slots = slots[: busy[0]]
+        batch = decode(slots["record"])
+        struct.pack_into("<Q", self._consumer, 0, consumed + len(slots) * _SLOT_BYTES)
+        return batch
+
+    def _copy(self, start: int, length: int) -> npt.NDArray[Any]:
+        offset = start % self._ring_bytes
+        first = self._data[offset : offset + length]
+        if len(first) == length:
+            return first.copy()
+        return np.concatenate([first, self._data[: length - len(first)]])
+
+    def close(self) -> None:
+        """Unmap."""
+        self._data = np.empty(0, dtype=np.uint8)
+        self._producer.close()
+        self._consumer.close()

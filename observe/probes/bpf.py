@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""bpf(2) and perf_event_open(2): the few commands that loading and attaching need, by ctypes.
+
+Layouts: union bpf_attr of include/uapi/linux/bpf.h, struct perf_event_attr of include/uapi/linux/perf_event.h.
+Every function raises OSError with the kernel's errno.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import struct
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_ATTRIBUTE_BYTES = 128
+
+# arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h
+_NR_BPF, _NR_PERF_EVENT_OPEN = (321, 298) if platform.machine() == "x86_64" else (280, 241)
+
+# enum bpf_cmd
+_MAP_CREATE = 0
+_MAP_LOOKUP_ELEM = 1
+_MAP_UPDATE_ELEM = 2
+_MAP_DELETE_ELEM = 3
+_PROG_LOAD = 5
+_RAW_TRACEPOINT_OPEN = 17
+
+# enum bpf_prog_type
+PROG_TYPE_TRACEPOINT = 5
+PROG_TYPE_RAW_TRACEPOINT = 17
+
+# enum bpf_map_type
+MAP_TYPE_RINGBUF = 27
+
+_PERF_TYPE_TRACEPOINT = 2
+_PERF_ATTR_BYTES = 112  # PERF_ATTR_SIZE_VER5
+_PERF_FLAG_FD_CLOEXEC = 8
+_PERF_EVENT_IOC_ENABLE = 0x2400
+_PERF_EVENT_IOC_SET_BPF = 0x40042408
+
+#: Programs declare it: helpers that read user memory need a GPL-compatible licence.
+_LICENCE = b"GPL"
+
+
+def _bpf(command: int, attributes: bytes) -> int:
+    buffer = ctypes.create_string_buffer(attributes.ljust(_ATTRIBUTE_BYTES, b"\0"), _ATTRIBUTE_BYTES)
+    result = int(_LIBC.syscall(_NR_BPF, command, buffer, _ATTRIBUTE_BYTES))
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
+
+
+def map_create(map_type: int, key_bytes: int, value_bytes: int, max_entries: int, flags: int, name: str) -> int:
+    """Create a map; its descriptor."""
+    return _bpf(
+        _MAP_CREATE,
+        struct.pack("<IIIIIII16s", map_type, key_bytes, value_bytes, max_entries, flags, 0, 0, name.encode()[:15]),
+    )
+
+
+def map_update(descriptor: int, key: bytes, value: bytes) -> None:
+    """Set a value, whether or not the key is there."""
+    key_buffer, value_buffer = ctypes.create_string_buffer(key), ctypes.create_string_buffer(value)
+    addresses = (ctypes.addressof(key_buffer), ctypes.addressof(value_buffer))
+    _bpf(_MAP_UPDATE_ELEM, struct.pack("<IxxxxQQQ", descriptor, *addresses, 0))
+
+
+def map_lookup(descriptor: int, key: bytes, value_bytes: int) -> bytes:
+    """The value of a key (of a per-CPU map: `value_bytes` for all CPUs together). OSError ENOENT: not there."""
+    key_buffer, value_buffer = ctypes.create_string_buffer(key), ctypes.create_string_buffer(value_bytes)
+    addresses = (ctypes.addressof(key_buffer), ctypes.addressof(value_buffer))
+    _bpf(_MAP_LOOKUP_ELEM, struct.pack("<IxxxxQQQ", descriptor, *addresses, 0))
+    return value_buffer.raw
+
+
+def map_delete(descriptor: int, key: bytes) -> None:
+    """Delete a key. OSError ENOENT: not there."""
+    key_buffer = ctypes.create_string_buffer(key)
+    _bpf(_MAP_DELETE_ELEM, struct.pack("<IxxxxQ", descriptor, ctypes.addressof(key_buffer)))
+
+
+def program_load(program_type: int, name: str, code: bytes) -> int:
+    """Load a program; its descriptor. OSError carries the last line of the verifier's log."""
+    try:
+        return _program_load(program_type, name, code, None)
+    except OSError as error:
+        log = ctypes.create_string_buffer(1 << 20)
+        try:
+            return _program_load(program_type, name, code, log)
+        except OSError:
+            lines = log.value.decode(errors="replace").strip().splitlines()
+            said = next((line for line in reversed(lines) if not line.startswith("processed ")), "")
+            raise OSError(error.errno, f"{error.strerror} {said}".strip()) from None
+
+
+def _program_load(program_type: int, name: str, code: bytes, log: ctypes.Array[ctypes.c_char] | None) -> int:
+    instructions, licence = ctypes.create_string_buffer(code, len(code)), ctypes.create_string_buffer(_LICENCE)
+    return _bpf(
+        _PROG_LOAD,
+        struct.pack(
+            "<IIQQIIQII16s",
+            program_type,
+            len(code) // 8,
+            ctypes.addressof(instructions),
+            ctypes.addressof(licence),
+            1 if log is not None else 0,
+            len(log) if log is not None else 0,
+            ctypes.addressof(log) if log is not None else 0,
+            0,
+            0,
+            name.encode()[:15],
+        ),
+    )
+
+
+def raw_tracepoint_open(name: str, program: int) -> int:
+    """Attach a program to a raw tracepoint; closing the returned descriptor detaches it."""
+    buffer = ctypes.create_string_buffer(name.encode())
+    return _bpf(_RAW_TRACEPOINT_OPEN, struct.pack("<QI", ctypes.addressof(buffer), program))
+
+
+def perf_tracepoint_open(tracepoint_id: int, program: int) -> int:
+    """Attach a program to a tracepoint by its tracefs id; closing the returned descriptor detaches it."""
+    attributes = struct.pack("<IIQQQQQII", _PERF_TYPE_TRACEPOINT, _PERF_ATTR_BYTES, tracepoint_id, 1, 0, 0, 0, 1, 0)
+    buffer = ctypes.create_string_buffer(attributes.ljust(_PERF_ATTR_BYTES, b"\0"), _PERF_ATTR_BYTES)
+    # pid -1 on CPU 0: the program runs for every process on every CPU whichever CPU is named here.
+    descriptor = int(_LIBC.syscall(_NR_PERF_EVENT_OPEN, buffer, -1, 0, -1, _PERF_FLAG_FD_CLOEXEC))
+    if descriptor < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    for request, value in ((_PERF_EVENT_IOC_SET_BPF, program), (_PERF_EVENT_IOC_ENABLE, 0)):
+        if _LIBC.ioctl(descriptor, ctypes.c_ulong(request), value) < 0:
+            number = ctypes.get_errno()
+            os.close(descriptor)
+            raise OSError(number, os.strerror(number))
+    return descriptor
