@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who a container is, asked of the Docker API and read from the data root.
+
+Asking must never disturb a recording: every wait is bounded, nothing raises, and what could not be learned is left out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+import docker
+import requests
+from docker.errors import DockerException
+from docker.tls import TLSConfig
+
+from observe import engine as engines
+from observe.model import Container
+
+_TIMEOUT_SECONDS = 1
+_REDACTED = "<redacted>"
+_ID = re.compile(r"[0-9a-f]{64}")
+
+
+class Identity:
+    """Names, images, networks, layers and configurations of containers of one engine."""
+
+    def __init__(
+        self, engine: engines.Engine, *, with_values: bool = False, timeout_seconds: int = _TIMEOUT_SECONDS
+    ) -> None:
+        """Ask `engine`; `with_values` keeps environment values, arguments and labels in the configuration.
+
+        Raises HostCannotError if the engine's address is of no use (it was good when the engine was found).
+        """
+        self._engine = engine
+        self._with_values = with_values
+        target = engines.address(engine.docker_host)
+        tls = target.tls
+        self._client = docker.APIClient(
+            base_url=engine.docker_host if target.path else f"tcp://{target.host}:{target.port}",
+            # Without a version docker-py would ask for it now, and fail now.
+            version=engine.api_version,
+            timeout=timeout_seconds,
+            tls=TLSConfig(client_cert=(str(tls.certificate), str(tls.key)), ca_cert=str(tls.authority))
+            if tls
+            else False,
+        )
+        # The engine is on this host: a proxy of the environment is not for it.
+        self._client.trust_env = False
+
+    @property
+    def engine_is_alive(self) -> bool:
+        """Whether the engine still runs."""
+        return self._engine.is_alive()
+
+    def look_up(self, ids: Iterable[str]) -> list[Container]:
+        """What is known of each container, by id or name, in the given order.
+
+        Of a container that is gone, or not registered yet, that is its id (if an id was given) and, while its layer
+        exists, the layer. An engine that does not answer once is not asked again in the same call.
+        """
+        found = []
+        answers = True
+        for asked in ids:
+            inspected = self._inspect(asked) if answers else None
+            answers = inspected is not None
+            found.append(self._container(asked, inspected or {}))
+        return found
+
+    def close(self) -> None:
+        """Close the connections to the engine."""
+        self._client.close()
+
+    def _inspect(self, asked: str) -> dict[str, Any] | None:
+        """The engine's answer, {} if it knows no such container, None if it does not answer."""
+        try:
+            answer = self._client.inspect_container(asked)
+        except DockerException:
+            return {}
+        except (requests.RequestException, OSError):
+            return None
+        return answer if isinstance(answer, dict) else {}
+
+    def _container(self, asked: str, inspected: Mapping[str, Any]) -> Container:
+        container_id = str(inspected.get("Id", "")) or (asked if _ID.fullmatch(asked) else "")
+        network = str(_within(inspected, "HostConfig", "NetworkMode") or "")
+        return Container(
+            id=container_id,
+            name=str(inspected.get("Name", "")).removeprefix("/") or ("" if container_id else asked),
+            image=str(_within(inspected, "Config", "Image") or ""),
+            # What clients call default is the bridge; newer engines say so themselves.
+            network="bridge" if network == "default" else network,
+            layer=self._layer(container_id) or layer_of_graph_driver(inspected),
+            configuration=inspected if self._with_values else redacted(inspected),
+        )
+
+    def _layer(self, container_id: str) -> str:
+        """Name of the container's layer directory, from the data root; "" if it is not there."""
+        if not _ID.fullmatch(container_id):
+            return ""
+        engine = self._engine
+        mounts = engine.path(engine.data_root) / "image" / engine.storage_driver / "layerdb" / "mounts"
+        try:
+            return (mounts / container_id / "mount-id").read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError):
+            return ""
+
+
+def layer_of_graph_driver(inspected: Mapping[str, Any]) -> str:
+    """Name of the layer directory in inspect's GraphDriver: `…/overlay2/<layer>/diff`; "" if it does not tell."""
+    upper = _within(inspected, "GraphDriver", "Data", "UpperDir")
+    return PurePosixPath(upper).parent.name if isinstance(upper, str) else ""
+
+
+def redacted(inspected: Mapping[str, Any]) -> dict[str, Any]:
+    """The same structure without what may be secret; names stay, values do not.
+
+    Left out, wherever they stand: values of the environment, arguments, values of labels, annotations and driver
+    options (a log driver's token, a volume's password), what health checks printed.
+    """
+    return {name: _redact(name, value) for name, value in inspected.items()}
+
+
+def _redact(name: str, value: Any) -> Any:
+    rule = _RULES.get(name)
+    if rule is not None:
+        return rule(value)
+    if isinstance(value, Mapping):
+        return redacted(value)
+    if isinstance(value, list):
+        return [redacted(entry) if isinstance(entry, Mapping) else entry for entry in value]
+    return value
+
+
+def _environment(value: Any) -> Any:
+    return [f"{str(entry).partition('=')[0]}={_REDACTED}" for entry in value] if isinstance(value, list) else value
+
+
+def _every_word(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_REDACTED for _ in value]
+    return _REDACTED if value else value
+
+
+def _all_but_first_word(value: Any) -> Any:
+    return [*value[:1], *_every_word(value[1:])] if isinstance(value, list) else value
+
+
+def _every_value(value: Any) -> Any:
+    return dict.fromkeys(value, _REDACTED) if isinstance(value, Mapping) else value
+
+
+def _log_driver(value: Any) -> Any:
+    return {**value, "Config": _every_value(value.get("Config"))} if isinstance(value, Mapping) else value
+
+
+#: What happens to the value of a key of inspect's JSON, at any depth.
+_RULES: Mapping[str, Callable[[Any], Any]] = {
+    "Env": _environment,
+    "Args": _every_word,
+    "Cmd": _every_word,
+    "Entrypoint": _every_word,
+    "Test": _all_but_first_word,  # of a health check: CMD or CMD-SHELL stays
+    "Output": _every_word,  # of a health check
+    "Labels": _every_value,
+    "Annotations": _every_value,
+    "Options": _every_value,  # of a volume's driver
+    "DriverOpts": _every_value,  # of a network's driver
+    "LogConfig": _log_driver,
+}
+
+
+def _within(value: Any, *names: str) -> Any:
+    for name in names:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`observe doctor`: what this host can do, and what to do about what it cannot."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from observe import host, phases
+from observe.engine import Engine, find_engine
+from observe.errors import HostCannotError
+
+NAME = "doctor"
+HELP = "say what this host can do, and what to do about what it cannot"
+
+_DONE, _CANNOT = 0, HostCannotError.exit_code
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What was found. `engine` is None if none was; then a check says why."""
+
+    checks: tuple[host.Check, ...]
+    engine: Engine | None
+    phases: int
+    phases_with_kernel_evidence: int
+
+    @property
+    def can_record(self) -> bool:
+        """Whether nothing is missing that recording needs."""
+        return all(check.ok for check in self.checks if check.needed)
+
+    def as_json(self) -> dict[str, Any]:
+        """The diagnosis as `--json` prints it."""
+        return {
+            "schema_version": 1,
+            "can_record": self.can_record,
+            "checks": [asdict(check) for check in self.checks],
+            "engine": self.engine
+            and {"docker_host": self.engine.docker_host, "pid": self.engine.pid, **self.engine.facts()},
+            "phases": {"documented": self.phases, "with_kernel_evidence": self.phases_with_kernel_evidence},
+        }
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--docker-host", metavar="URL", help="the engine (default: $DOCKER_HOST, then the usual socket)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Diagnose and print. Returns 0 if recording is possible here, 3 if not."""
+    found = diagnose(args.docker_host)
+    if args.json:
+        print(json.dumps(found.as_json(), indent=2))
+    else:
+        marks = ("✓", "✗", "·") if _can_print_marks() else ("ok", "MISSING", "-")
+        print("\n".join(lines(found, marks)))
+    return _DONE if found.can_record else _CANNOT
+
+
+def diagnose(docker_host: str | None) -> Diagnosis:
+    """Look at this host and at the engine at `docker_host`. Raises ObserveError only for a broken catalogue."""
+    engine: Engine | None = None
+    try:
+        engine = find_engine(docker_host)
+    except HostCannotError as error:
+        # These messages end in what to do: there is no separate remedy.
+        of_engine = [host.Check("engine", ok=False, needed=True, found=str(error))]
+    else:
+        of_engine = list(_engine_checks(engine))
+    documented = phases.load().phases
+    return Diagnosis(
+        checks=(*host.checks(), *of_engine),
+        engine=engine,
+        phases=len(documented),
+        phases_with_kernel_evidence=sum(bool(phase.evidence) for phase in documented),
+    )
+
+
+def lines(found: Diagnosis, marks: Sequence[str]) -> Iterator[str]:
+    """The diagnosis for people; `marks` are those of what is there, what is missing, and what would only be nice."""
+    ok, missing, nice = marks
+    rows = [(ok if c.ok else missing if c.needed else nice, c.name, c.found, c.remedy) for c in found.checks]
+    rows.append((ok, "phases", _count_of_phases(found), ""))
+    mark_width, name_width = (max(len(row[column]) for row in rows) for column in (0, 1))
+    for mark, name, what, remedy in rows:
+        yield f"{mark:<{mark_width}}  {name:<{name_width}}  {what}"
+        if remedy:
+            yield f"{'':<{mark_width + name_width + 2}}  do: {remedy}"
+    yield ""
+    yield "recording is possible" if found.can_record else "recording is not possible: see above"
+
+
+def _count_of_phases(found: Diagnosis) -> str:
+    return f"{found.phases} documented, {found.phases_with_kernel_evidence} with kernel evidence"
+
+
+def _engine_checks(engine: Engine) -> Iterator[host.Check]:
+    versions = f"{engine.version} (API {engine.api_version}, {engine.go_version})"
+    yield host.Check("engine", ok=True, needed=True, found=f"{versions} at {engine.docker_host}, pid {engine.pid}")
+    yield host.Check(
+        "containerd",
+        ok=engine.containerd_pid is not None,
+        needed=True,
+        found=f"{engine.components.get('containerd', '')} at {engine.containerd_address}, pid {engine.containerd_pid}"
+        if engine.containerd_pid is not None
+        else f"nobody in view listens at {engine.containerd_address}",
+        remedy="" if engine.containerd_pid is not None else "run on the engine's host, in its pid namespace",
+    )
+    yield host.Check("storage driver", ok=True, needed=False, found=f"{engine.storage_driver} in {engine.data_root}")
+
+
+def _can_print_marks() -> bool:
+    return sys.stdout.isatty() and (sys.stdout.encoding or "").lower().startswith("utf")
