@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`observe report`: where the time went, from one or many recordings."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from observe.errors import DataLostError, ObserveError
+from observe.phases import load
+from observe.reports import RENDERERS, Page, Report, join
+from observe.reports.assemble import assemble
+
+NAME = "report"
+HELP = "show where the time went: one run's timeline, or percentiles of many"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("files", metavar="FILE", nargs="+", type=Path, help="a recording")
+    parser.add_argument("-f", "--format", choices=list(RENDERERS), default="text", help="default: text")
+    parser.add_argument("-o", "--output", metavar="OUT", type=Path, help="write there instead of standard output")
+    parser.add_argument("--strict", action="store_true", help="exit with 4 if data was lost")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read, render, write. Raises RecordingError for an unreadable file, DataLostError for --strict."""
+    report = _read(args.files)
+    render = RENDERERS[args.format]
+    if args.output is None:
+        sys.stdout.write(render(report, Page.of(sys.stdout)))
+    else:
+        _write(args.output, render(report, Page()))
+    if args.strict and report.loss.data_was_lost:
+        raise DataLostError(
+            "data was lost while recording, the report is incomplete (its loss line says what is missing)"
+        )
+    return 0
+
+
+def _read(files: list[Path]) -> Report:
+    """One report of all files; what is damaged is also said on standard error."""
+    catalogue = load()
+    reports = []
+    for path in files:
+        report, damage = assemble(path, catalogue)
+        reports.append(report)
+        for warning in damage:
+            print(f"observe: warning: {Page().safe(warning)}", file=sys.stderr)
+    return join(reports)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ObserveError(f"{path}: cannot be written: {error.strerror}; name another file with -o") from error

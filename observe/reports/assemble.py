@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a recording to a report: read it, correlate it, put its runs in time order."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from observe.correlate import Correlator
+from observe.phases import Catalogue
+from observe.recording import Recording
+from observe.reports.report import Report, join
+
+_IMPORTED = "imported from a log: its lines give an order, not times; durations and shares mean nothing here"
+
+
+def assemble(path: Path, catalogue: Catalogue) -> tuple[Report, tuple[str, ...]]:
+    """The report of one recording, and what is damaged in the file (one line each; also among its warnings).
+
+    Raises RecordingError if nothing of the file can be read.
+    """
+    recording = Recording.open(path)
+    correlator = Correlator(recording.header, catalogue)
+    runs = [run for item in recording.items() for run in correlator.feed(item)]
+    runs.extend(correlator.finish())
+    # Damage is known only once the last item has been read.
+    damage = tuple(f"{path}: {warning}" for warning in recording.damage.warnings)
+    imported = (_IMPORTED,) if recording.header.options.get("origin") == "import" else ()
+    report = Report(
+        host=recording.header.host,
+        engine=recording.header.engine,
+        loss=replace(correlator.loss, damaged_bytes=recording.damage.damaged_bytes),
+        runs=tuple(runs),
+        warnings=(*damage, *imported, *correlator.warnings),
+    )
+    return join([report]), damage

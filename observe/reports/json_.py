@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report for programs: JSON, schema version 1, documented and stable. Times are nanoseconds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from observe.model import Run
+from observe.reports.report import Report
+from observe.reports.terminal import Page
+
+SCHEMA_VERSION = 1
+
+_HOST_KEYS = ("hostname", "kernel", "arch")
+_ENGINE_KEYS = ("version", "go_version", "storage_driver")
+
+
+def render(report: Report, page: Page) -> str:
+    """JSON text with a line end. Plain ASCII, so it survives any encoding and any path; `page` changes nothing."""
+    del page
+    return json.dumps(document(report), indent=2) + "\n"
+
+
+def document(report: Report) -> dict[str, Any]:
+    """The report as plain dictionaries and lists. Keys that are promised are always there, null if unknown."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "host": {**dict.fromkeys(_HOST_KEYS), **report.host},
+        "engine": {**dict.fromkeys(_ENGINE_KEYS), **report.engine},
+        "loss": asdict(report.loss),
+        "warnings": list(report.warnings),
+        "runs": [_run(run) for run in report.runs],
+    }
+
+
+def _run(run: Run) -> dict[str, Any]:
+    return {
+        "operation": run.operation,
+        "container_id": run.container_id,
+        "container_name": run.container_name,
+        "image": run.image,
+        "network": run.network,
+        "outcome": run.outcome,
+        "error": run.error,
+        "start_ns": run.start_ns,
+        "wall_time_ns": run.wall_time_ns,
+        "duration_ns": run.duration_ns,
+        "unattributed_ns": run.unattributed_ns,
+        "departures": [asdict(departure) for departure in run.departures],
+        "phases": [asdict(span) for span in run.phases],
+    }
