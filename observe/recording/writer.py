@@ -88,8 +88,9 @@ class RecordingWriter:
         if not self._waiting:
             return
         batch = self._waiting[0] if len(self._waiting) == 1 else EventBatch.concat(self._waiting)
-        for payload in layout.encode_events(batch):
-            self._append(layout.pack_frame(layout.FrameKind.EVENTS, payload))
+        frames = [layout.pack_frame(layout.FrameKind.EVENTS, payload) for payload in layout.encode_events(batch)]
+        # All at once: if this is interrupted, the next flush writes the same bytes to the same place.
+        self._append(b"".join(frames))
         self._waiting.clear()
         self._waiting_rows = 0
 
@@ -100,12 +101,15 @@ class RecordingWriter:
         """
         if self._fd == _CLOSED:
             return
-        if self._ended:
-            self.flush()
-        else:
-            self.write(Note(NoteKind.END, self._clock(), {"why": "closed"}))
-        self._sync(self._clock())
-        self._release()
+        try:
+            if self._ended:
+                self.flush()
+            else:
+                self.write(Note(NoteKind.END, self._clock(), {"why": "closed"}))
+            self._sync(self._clock())
+        finally:
+            if self._fd != _CLOSED:
+                self._release()
 
     def __enter__(self) -> Self:
         """Itself."""
