@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Load and validate the catalogue: what is documented, and how the kernel shows it.
 
 One TOML file an operation (`create.toml`, `start.toml`); the order of the phases in the file is the
@@ -16,32 +17,37 @@ from typing import Any
 from observe.errors import ObserveError
 from observe.model import Kind
 
-_OPERATIONS = ("create", "start")
+_OPERATIONS = ("create", "start", "pull")
 _PHASE_KEYS = {"id", "parent", "step", "title", "functions", "evidence", "occurs"}
-_EVIDENCE_KEYS = {"calls", "path", "detail", "flags", "role", "program", "argument", "until"}
+_EVIDENCE_KEYS = {"calls", "path", "name", "flags", "role", "goroutine", "program", "argument", "with", "many", "until"}
 _OCCURS = ("always", "on_failure", "if_configured")
 _ROLES = ("dockerd", "containerd", "child")
 _UNTIL = ("exit", "last_event")
+_GOROUTINES = ("request", "any")
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """One thing in the kernel's event stream that proves a phase: a call on a path, or a program that runs.
 
-    A *call* rule has `calls`, and optionally `path` (glob below the data root, with {id}, {layer}, {driver};
-    `*` stays inside a name, `**` does not), `detail` (file system type), `flags` (bits that must be set) and
-    `role` (which process did it). A *program* rule has `program` (glob of the executed file's name) and
-    `argument` (a word of its arguments); it spans from the program's fork to its `exit`, or to the
-    `last_event` of its process tree before the entrypoint.
+    A *call* rule has `calls` (none: any file operation), `paths` (globs, one of which must match; `{data}` is
+    the data root, `{driver}`, `{layer}` and `{id}` are what they say, `*` stays inside a name, `**` does not),
+    `flags` (bits that must be set), `role` (which process) and `goroutine`: a call of dockerd counts on the
+    goroutine that serves the `request` only, unless the rule says `any`. A *program* rule has `program` (glob of
+    the executed file's name or of its argument 0), `argument` and `companion` (words of its arguments); it spans
+    from the program's fork to its `exit`, or to the `last_event` of its process tree inside the parent phase.
+    `many`: it normally runs more than once.
     """
 
     calls: tuple[Kind, ...] = ()
-    path: str | None = None
-    detail: str | None = None
+    paths: tuple[str, ...] = ()
     flags: int = 0
     role: str | None = None
+    goroutine: str = "request"
     program: str | None = None
     argument: str | None = None
+    companion: str | None = None
+    many: bool = False
     until: str = "exit"
 
 
@@ -155,23 +161,27 @@ def _evidence(rule: Mapping[str, Any], where: str) -> Evidence:
     unknown = set(rule) - _EVIDENCE_KEYS
     if unknown:
         raise ObserveError(f"{where}: unknown key {sorted(unknown)[0]!r} in evidence")
-    if ("calls" in rule) == ("program" in rule):
-        raise ObserveError(f"{where}: evidence needs either calls or program")
+    if ("calls" in rule or "path" in rule) == ("program" in rule):
+        raise ObserveError(f"{where}: evidence needs either calls or a path, or a program")
     try:
         calls = tuple(Kind[label.upper()] for label in rule.get("calls", []))
     except KeyError as error:
         raise ObserveError(f"{where}: no such call: {error.args[0].lower()}") from None
-    if rule.get("role") not in (None, *_ROLES):
-        raise ObserveError(f"{where}: role must be one of {', '.join(_ROLES)}")
-    if rule.get("until", "exit") not in _UNTIL:
-        raise ObserveError(f"{where}: until must be one of {', '.join(_UNTIL)}")
+    for key, allowed in (("role", _ROLES), ("until", _UNTIL), ("goroutine", _GOROUTINES)):
+        if key in rule and rule[key] not in allowed:
+            raise ObserveError(f"{where}: {key} must be one of {', '.join(allowed)}")
+    path = rule.get("path")
+    if (path is not None and "{name}" in path) != ("name" in rule):
+        raise ObserveError(f"{where}: {{name}} in path and the list name go together")
     return Evidence(
         calls=calls,
-        path=rule.get("path"),
-        detail=rule.get("detail"),
+        paths=() if path is None else tuple(path.replace("{name}", name) for name in rule.get("name", [""])),
         flags=rule.get("flags", 0),
         role=rule.get("role"),
+        goroutine=rule.get("goroutine", "request"),
         program=rule.get("program"),
         argument=rule.get("argument"),
+        companion=rule.get("with"),
+        many=rule.get("many", False),
         until=rule.get("until", "exit"),
     )
