@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import logging
 import os
 import struct
 import time
@@ -95,7 +94,7 @@ class InotifyCollector:
         self._driver = driver
         self._manager: pyinotify.WatchManager | None = None
         self._directories: dict[int, _Directory] = {}
-        self._departed: dict[int, str] = {}
+        self._departed: set[int] = set()
         self._must_rescan = False
         self._overflows = 0
         self._unwatched = 0
@@ -116,8 +115,6 @@ class InotifyCollector:
                 f"inotify: there is no directory {self._data_root} under {self._prefix or '/'}: "
                 "check the data root with `docker info`"
             )
-        # It would log one error a directory; we count them instead.
-        logging.getLogger("pyinotify").setLevel(logging.CRITICAL)
         try:
             self._manager = pyinotify.WatchManager()
         except OSError:
@@ -183,16 +180,22 @@ class InotifyCollector:
             rows.keep_invented(path)
         rows.add(path, mask, cookie, Mark(0))
         if mask & pyinotify.IN_ISDIR:
-            self._follow(path, mask, cookie, rows)
+            self._follow(path, mask, rows)
 
-    def _follow(self, path: str, mask: int, cookie: int, rows: _Rows) -> None:
+    def _follow(self, path: str, mask: int, rows: _Rows) -> None:
         """Keep the watches in step with a directory that came or went."""
-        if mask & _CAME and self._is_watched(path):
-            self._departed.pop(cookie, None)
+        if not self._is_watched(path):
+            return
+        if mask & _CAME:
             # A renamed directory has its watch already: walking it again gives it its new path.
             self._walk(path, rows, Mark.INVENTED)
         elif mask & pyinotify.IN_MOVED_FROM:
-            self._departed[cookie] = path
+            below = path + "/"
+            self._departed.update(
+                wd
+                for wd, directory in self._directories.items()
+                if directory.path == path or directory.path.startswith(below)
+            )
 
     def _walk(self, top: str, rows: _Rows, marks: Mark | None) -> set[int]:
         """Watch `top` and what is below it, as far as it is wanted; return the watches.
@@ -208,6 +211,7 @@ class InotifyCollector:
             names = self._list(path)
             if wd is not None:
                 visited.add(wd)
+                self._departed.discard(wd)
                 is_new = wd not in self._directories
                 directory = self._directories.setdefault(wd, _Directory(path))
                 directory.path = path
@@ -233,10 +237,8 @@ class InotifyCollector:
 
     def _drop_departed(self) -> None:
         """Drop the watches of directories that were moved out of what is watched: their paths are wrong now."""
-        for path in self._departed.values():
-            for wd, directory in list(self._directories.items()):
-                if directory.path == path or directory.path.startswith(path + "/"):
-                    self._unwatch(wd)
+        for wd in self._departed:
+            self._unwatch(wd)
         self._departed.clear()
 
     def _is_watched(self, path: str) -> bool:
@@ -249,6 +251,7 @@ class InotifyCollector:
             return None
         try:
             disk_path = self._prefix + path
+            # quiet would log one error a directory.
             watches = self._manager.add_watch(disk_path, MASK | pyinotify.IN_ONLYDIR, quiet=False)
         except pyinotify.WatchManagerError:
             # pyinotify keeps the number out of its exception.

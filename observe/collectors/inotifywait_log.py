@@ -168,8 +168,8 @@ def _data_root(paths: Iterable[str]) -> str:
         for root, area in _candidates(path):
             lines[root] += count
             areas[root].add(area)
-    # The shortest last: `image/overlay2` is a folder in a folder.
-    return max(lines, key=lambda root: (lines[root], len(areas[root]), -len(root)), default="")
+    # Of equals the first, which is the outer one of folders in each other, as in `image/overlay2`.
+    return max(lines, key=lambda root: (lines[root], len(areas[root])), default="")
 
 
 def _candidates(path: str) -> Iterator[tuple[str, str]]:

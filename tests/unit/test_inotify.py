@@ -208,6 +208,26 @@ def test_a_true_event_takes_the_place_of_the_invented_one(collector, disk, monke
     ]
 
 
+def test_a_true_event_of_something_else_does_not(collector, disk, monkeypatch):
+    search = collector._list
+
+    def search_then_replace(path):
+        found = search(path)
+        if path.endswith("/id"):
+            (disk / "containers/id/hosts").unlink()
+            os.mknod(disk / "containers/id/hosts")
+        return found
+
+    (disk / "containers/id").mkdir()
+    os.mknod(disk / "containers/id/hosts")
+    monkeypatch.setattr(collector, "_list", search_then_replace)
+    assert told(collector)[1:] == [
+        ("/containers/id/hosts", CREATE, Mark.INVENTED),
+        ("/containers/id/hosts", DELETE, Mark(0)),
+        ("/containers/id/hosts", CREATE, Mark(0)),
+    ]
+
+
 def test_a_new_layer_is_watched_without_merged_and_without_what_a_container_does(collector, disk):
     (disk / "overlay2/bbbb-init/diff/dev").mkdir(parents=True)
     (disk / "overlay2/bbbb/diff").mkdir(parents=True)
@@ -270,6 +290,28 @@ def test_a_directory_that_moves_away_loses_its_watches(collector, disk, tmp_path
     assert watched(collector) == WATCHED
 
 
+def test_a_directory_that_takes_the_place_of_one_that_moved_away_is_watched(collector, disk):
+    """The engine does this to `tmp` when it starts."""
+    (disk / "tmp").rename(disk / "tmp-old")
+    (disk / "tmp").mkdir()
+    collector.drain()
+    assert watched(collector) == WATCHED
+    os.mknod(disk / "tmp/x")
+    os.mknod(disk / "tmp-old/y")
+    assert told(collector) == [("/tmp/x", CREATE, Mark(0))]
+
+
+def test_a_directory_that_moves_there_and_back_stays_watched(collector, disk):
+    (disk / "containers/id").mkdir()
+    collector.drain()
+    (disk / "containers/id").rename(disk / "containers/away")
+    (disk / "containers/away").rename(disk / "containers/id")
+    collector.drain()
+    assert watched(collector) == WATCHED | {"/containers/id"}
+    os.mknod(disk / "containers/id/x")
+    assert told(collector) == [("/containers/id/x", CREATE, Mark(0))]
+
+
 def test_a_removed_directory_leaves_no_watch_behind(collector, disk):
     for _ in range(3):
         (disk / "containers/id/mounts").mkdir(parents=True)
@@ -330,6 +372,20 @@ def test_overflow_is_counted_and_the_tree_is_rescanned(disk, tmp_path):
     collector.stop()
 
 
+def test_a_rescan_knows_what_events_told_before_it(disk, tmp_path):
+    queue = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text(encoding="ascii"))
+    for name in ("tmp/one", "tmp/two", "tmp/again"):
+        (disk / name).touch()
+    collector = InotifyCollector(tmp_path, ROOT, "overlay2")
+    collector.start()
+    os.mknod(disk / "tmp/told")
+    (disk / "tmp/again").unlink()
+    flood(disk, queue + 10)
+    os.mknod(disk / "tmp/again")
+    assert [path for path, _, marks in told(collector) if Mark.RESCANNED in marks] == ["/tmp/again"]
+    collector.stop()
+
+
 def test_a_second_overflow_tells_only_what_is_new_since_the_first(disk, tmp_path):
     queue = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text(encoding="ascii"))
     for name in ("tmp/one", "tmp/two"):
@@ -342,6 +398,24 @@ def test_a_second_overflow_tells_only_what_is_new_since_the_first(disk, tmp_path
         rescanned = [path for path, _, marks in told(collector) if Mark.RESCANNED in marks]
         assert rescanned == [f"/tmp/{name}"]
     assert collector.losses.overflows == 2
+    collector.stop()
+
+
+def test_a_rescan_counts_no_unwatched_directory_twice_and_forgets_none(disk, tmp_path):
+    queue = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text(encoding="ascii"))
+    for name in ("tmp/one", "tmp/two"):
+        (disk / name).touch()
+    unwatchable = disk / os.fsdecode(b"containers/\xff")
+    unwatchable.mkdir()
+    collector = InotifyCollector(tmp_path, ROOT, "overlay2")
+    collector.start()
+    flood(disk, queue + 10)
+    collector.drain()
+    assert collector.losses == InotifyLosses(overflows=1, unwatched_directories=1)
+    unwatchable.rmdir()
+    flood(disk, queue + 10)
+    collector.drain()
+    assert collector.losses == InotifyLosses(overflows=2, unwatched_directories=1)
     collector.stop()
 
 
