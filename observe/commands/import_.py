@@ -48,5 +48,5 @@ def run(args: argparse.Namespace) -> int:
     with RecordingWriter(args.output, header) as writer:
         writer.write(log.events)
         writer.write(Note(NoteKind.END, int(log.events.rows["time_ns"][-1]), {"why": "end of the log"}))
-    print(f"{args.output}: {len(log.events)} events, {len(log.problems)} lines left out", file=sys.stderr)
+    print(f"{args.output}: events: {len(log.events)}, lines left out: {len(log.problems)}", file=sys.stderr)
     return 0

@@ -14,14 +14,37 @@ from observe.errors import ObserveError
 from observe.phases import load
 from observe.phases.catalogue import parse
 
-CREATE = """
-create create.request create.verify create.image create.config create.new_container create.security create.rw_layer
-create.root create.os_specific create.network create.register
-""".split()
-SPEC = """
-common cgroups resources sysctls devices user rlimits namespaces capabilities seccomp mounts libnetwork apparmor
-selinux oom_score
-""".split()
+CREATE = [
+    "create",
+    "create.request",
+    "create.verify",
+    "create.image",
+    "create.config",
+    "create.new_container",
+    "create.security",
+    "create.rw_layer",
+    "create.root",
+    "create.os_specific",
+    "create.network",
+    "create.register",
+]
+SPEC = [
+    "common",
+    "cgroups",
+    "resources",
+    "sysctls",
+    "devices",
+    "user",
+    "rlimits",
+    "namespaces",
+    "capabilities",
+    "seccomp",
+    "mounts",
+    "libnetwork",
+    "apparmor",
+    "selinux",
+    "oom_score",
+]
 START = [
     "start",
     "start.validate",
@@ -54,7 +77,7 @@ def test_only_the_cleanup_needs_a_failure():
 def test_steps_point_into_the_walk_through():
     for phase in load().phases:
         for step in re.split(r", (?=\d+\.)", phase.step):
-            assert re.fullmatch(r"[1-4]\.\d(/\d+((-|,)\d+)?)?", step), phase.id
+            assert re.fullmatch(r"[1-4](\.\d)+(/\d+((-|,)\d+)?)?", step), phase.id
 
 
 def test_titles_fit_a_terminal_and_are_told_apart():
@@ -116,7 +139,7 @@ def test_a_broken_data_file_is_refused_by_name_and_rule(text, says):
 
 
 def test_the_command_lists_every_phase_in_each_format(capsys):
-    ids = CREATE + START
+    ids = [phase.id for phase in load().phases]
     assert main(["phases", "-f", "json"]) == 0
     assert [phase["id"] for phase in json.loads(capsys.readouterr().out)["phases"]] == ids
     assert main(["phases", "-f", "markdown"]) == 0
