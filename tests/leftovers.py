@@ -36,7 +36,7 @@ _TRACING_LINKS = {1, 2, 7, 8, 12}
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What exists because of us; each entry is a line for people."""
+    """What exists because of us; each entry is a line for people, the same as long as the thing is the same."""
 
     processes: frozenset[str]
     mounts: frozenset[str]
@@ -69,7 +69,7 @@ def snapshot() -> Snapshot:
     pids = descendants(os.getpid())
     own = [os.getpid(), *pids]
     return Snapshot(
-        processes=frozenset(_described(pid) for pid in pids),
+        processes=frozenset(_identity(pid) for pid in pids),
         mounts=frozenset(_mounts()),
         net_namespaces=frozenset(_net_namespaces(own)),
         interfaces=frozenset(f"network interface {name}" for _, name in socket.if_nameindex()),
@@ -85,7 +85,7 @@ def left_since(before: Snapshot, seconds: float) -> list[str]:
     while left.lines() and time.monotonic() < deadline:
         time.sleep(0.05)
         left &= snapshot()
-    return left.lines()
+    return [_explained(line) for line in left.lines()]
 
 
 def descendants(root: int) -> list[int]:
@@ -106,14 +106,25 @@ def descendants(root: int) -> list[int]:
     return found
 
 
-def _described(pid: int) -> str:
-    """Pid and start time name a process for ever; its arguments tell people which one it is."""
+def _identity(pid: int) -> str:
+    """Pid and start time name a process for ever; its arguments do not, it may execute something else."""
     try:
         started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
     except OSError:
         return f"process {pid}"
-    return f"process {pid} started at tick {started}: {arguments}"
+    return f"process {pid} started at tick {started}"
+
+
+def _explained(line: str) -> str:
+    """The line of a process with its arguments; any other line as it is."""
+    match = re.match(r"process (\d+) ", line)
+    if match is None:
+        return line
+    try:
+        arguments = Path(f"/proc/{match[1]}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:
+        arguments = "ended just now"
+    return f"{line}: {arguments}"
 
 
 def _mounts() -> list[str]:
