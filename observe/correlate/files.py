@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Join file events of inotify with the system calls that caused them.
+
+The system call has the kernel's time and the process; inotify's event has the reader's time only. What the
+calls did and inotify never told is counted: it cannot watch a directory before it exists.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+
+from observe.correlate.rows import Row
+from observe.model import Kind, Mark
+
+# include/uapi/linux/inotify.h
+IN_MODIFY = 0x2
+IN_ATTRIB = 0x4
+IN_MOVED_FROM = 0x40
+IN_MOVED_TO = 0x80
+IN_CREATE = 0x100
+IN_DELETE = 0x200
+IN_ISDIR = 0x40000000
+
+_O_EXCL = 0x80
+_CREATE, _CREATE_DIRECTORY, _DELETE, _MOVED_FROM, _MOVED_TO = range(5)
+#: How long inotify's event may come after the call (the reader drains in milliseconds; a loaded host takes longer).
+_LATEST_NS = 3_000_000_000
+_DIRECTORIES = frozenset({Kind.MKDIR, Kind.MKDIRAT})
+_OPENS = frozenset({Kind.OPEN, Kind.OPENAT, Kind.OPENAT2, Kind.CREAT})
+_RENAMES = frozenset({Kind.RENAME, Kind.RENAMEAT, Kind.RENAMEAT2})
+_REMOVALS = frozenset({Kind.UNLINK, Kind.UNLINKAT, Kind.RMDIR})
+
+
+class FileJoin:
+    """Pairs calls with events of the same path and effect; bounded by how late inotify may be."""
+
+    def __init__(self, watched: tuple[str, ...]) -> None:
+        """`watched`: folders whose content inotify was asked to tell (none: nothing counts as missed)."""
+        self._watched = tuple(folder.rstrip("/") + "/" for folder in watched)
+        self._waiting: OrderedDict[tuple[int, str], deque[tuple[Row, bool]]] = OrderedDict()
+        self.missed = 0
+
+    def call(self, row: Row) -> None:
+        """Remember what a successful call did to names."""
+        if row.ret < 0 or not row.path.startswith("/"):
+            return
+        if row.kind in _DIRECTORIES:
+            self._wait(_CREATE_DIRECTORY, row.path, row, certain=True)
+        elif row.kind in _OPENS:
+            # Without O_EXCL the file may have existed: then nothing was created.
+            self._wait(_CREATE, row.path, row, certain=bool(row.flags & _O_EXCL))
+        elif row.kind in _RENAMES:
+            self._wait(_MOVED_TO, row.path, row, certain=True)
+            self._wait(_MOVED_FROM, row.path2, row, certain=False)
+        elif row.kind in _REMOVALS:
+            self._wait(_DELETE, row.path, row, certain=True)
+
+    def event(self, row: Row) -> Row:
+        """The inotify event with time, process and goroutine of its call; as it is if no call is known."""
+        if row.marks & Mark.INVENTED:
+            return row
+        waiting = self._waiting.get((_effect(row.flags), row.path))
+        if not waiting:
+            return row
+        call, _ = waiting.popleft()
+        if not waiting:
+            del self._waiting[(_effect(row.flags), row.path)]
+        return row._replace(time_ns=call.time_ns, pid=call.pid, tid=call.tid, goroutine=call.goroutine, comm=call.comm)
+
+    def advance(self, now_ns: int) -> None:
+        """Count as missed what inotify will not tell any more."""
+        while self._waiting:
+            key, waiting = next(iter(self._waiting.items()))
+            call, certain = waiting[0]
+            if call.time_ns + _LATEST_NS > now_ns:
+                return
+            waiting.popleft()
+            self.missed += certain and self._is_watched(call.path)
+            if not waiting:
+                del self._waiting[key]
+
+    def finish(self) -> None:
+        """No event comes any more."""
+        self.advance(1 << 63)
+
+    def _wait(self, effect: int, path: str, row: Row, *, certain: bool) -> None:
+        # Inside a mounted layer, inotify sees the upper directory.
+        self._waiting.setdefault((effect, path.replace("/merged/", "/diff/")), deque()).append((row, certain))
+
+    def _is_watched(self, path: str) -> bool:
+        return path.startswith(self._watched) and "/merged" not in path if self._watched else False
+
+
+def _effect(mask: int) -> int | None:
+    if mask & IN_CREATE:
+        return _CREATE_DIRECTORY if mask & IN_ISDIR else _CREATE
+    if mask & IN_DELETE:
+        return _DELETE
+    if mask & IN_MOVED_FROM:
+        return _MOVED_FROM
+    if mask & IN_MOVED_TO:
+        return _MOVED_TO
+    return None

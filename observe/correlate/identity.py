@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who is who: containers by id, name and layer, as notes and the stream itself tell."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+from observe.model import Container
+
+#: How many containers are remembered; the ones not used for longest are forgotten.
+_REMEMBERED = 10_000
+
+
+class Identities:
+    """What is known of containers so far; bounded."""
+
+    def __init__(self) -> None:
+        """Nothing is known."""
+        self._containers: OrderedDict[str, Container] = OrderedDict()
+        self._ids_by_name: OrderedDict[str, str] = OrderedDict()
+        self._ids_by_layer: OrderedDict[str, str] = OrderedDict()
+
+    def learn(self, data: Mapping[str, Any]) -> None:
+        """Take a container note: the fields of `Container`."""
+        container = Container(**{key: data[key] for key in Container.__slots__ if key in data})
+        _remember(self._containers, container.id, container)
+        if container.name:
+            _remember(self._ids_by_name, container.name, container.id)
+        if container.layer:
+            self.learn_layer(container.layer, container.id)
+
+    def learn_layer(self, layer: str, container_id: str) -> None:
+        """A layer belongs to a container."""
+        _remember(self._ids_by_layer, layer, container_id)
+
+    def get(self, container_id: str | None) -> Container | None:
+        """The container of an id."""
+        return self._containers.get(container_id) if container_id else None
+
+    def by_layer(self, layer: str) -> str | None:
+        """Id of the container whose layer it is."""
+        return self._ids_by_layer.get(layer)
+
+    def by_reference(self, reference: str) -> str | None:
+        """Id of the container that a user named by full id or by name."""
+        return reference if reference in self._containers else self._ids_by_name.get(reference)
+
+
+def _remember(table: OrderedDict[str, Any], key: str, value: Any) -> None:
+    table[key] = value
+    table.move_to_end(key)
+    if len(table) > _REMEMBERED:
+        table.popitem(last=False)

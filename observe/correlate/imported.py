@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs of a log recorded elsewhere: file events in order, without times, processes or requests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from observe.correlate.build import phase_rows
+from observe.correlate.names import container_in
+from observe.correlate.rows import Row, rows_of
+from observe.correlate.rules import Rules
+from observe.correlate.spans import walk
+from observe.model import EventBatch, Kind, Run
+
+
+def imported_runs(batch: EventBatch, rules: Mapping[str, Rules]) -> tuple[list[Run], int]:
+    """Runs in order, and how many events fall into no documented phase.
+
+    An operation lasts as long as its phases explain the events; of the operations that explain the next event,
+    the one that goes on longest without leaving the documented order is meant.
+    """
+    rows = [row for row in rows_of(batch) if row.kind == Kind.INOTIFY]
+    runs: list[Run] = []
+    unmatched = at = 0
+    while at < len(rows):
+        lengths = {name: _explained(rows[at:], rule) for name, rule in rules.items()}
+        name = max(lengths, key=lambda name: lengths[name])
+        if not lengths[name]:
+            unmatched += 1
+            at += 1
+            continue
+        runs.append(_run(name, rows[at : at + lengths[name]], rules[name]))
+        at += lengths[name]
+    return runs, unmatched
+
+
+def _explained(rows: Sequence[Row], rules: Rules) -> int:
+    """Number of events from the first on that the operation's phases explain in documented order."""
+    current = length = 0
+    for row in rows:
+        ahead = [phase for phase in rules.candidates(row, "", on_request_goroutine=True) if phase >= current]
+        if not ahead:
+            break
+        current = ahead[0]
+        length += 1
+    return length
+
+
+def _run(name: str, rows: Sequence[Row], rules: Rules) -> Run:
+    bounds = (rows[0].time_ns, rows[-1].time_ns + 1)
+    found = walk(rows, rules, bounds, lambda _pid: "", lambda _row: True, failed=False)
+    container_id = next((found for row in rows if (found := container_in(row.path))), None)
+    return Run(
+        operation=name,
+        container_id=container_id,
+        container_name=None,
+        image=None,
+        network=None,
+        outcome="ok",
+        error=None,
+        start_ns=bounds[0],
+        wall_time_ns=bounds[0],
+        duration_ns=0,
+        unattributed_ns=0,
+        departures=tuple(found.departures),
+        phases=phase_rows(rules, found, rows, bounds),
+    )

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What paths and arguments say of containers and layers."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+#: moby's graph drivers (daemon/graphdriver/register): the folder of each below the data root.
+DRIVERS = ("overlay2", "fuse-overlayfs", "btrfs", "zfs", "vfs", "overlay", "aufs", "devicemapper")
+
+_LAYER = re.compile(rf"/(?:{'|'.join(DRIVERS)})/(?:dir/)?([0-9a-z]{{25,64}})(?:-init)?(?=/|$)")
+_ID = re.compile(r"(?<![0-9a-zA-Z])[0-9a-f]{64}(?![0-9a-zA-Z])")
+# Before a 64-digit name that is none of a container: digests, layers, the hash in a shim's socket path.
+_NOT_A_CONTAINER = re.compile(rf"(?:sha256[:/]|/s/|/(?:{'|'.join(DRIVERS)})/(?:dir/)?)$")
+_PROCESS = re.compile(r"^/proc/(\d+)/(?:task/\d+/)?ns/")
+_CACHED = 1 << 16
+
+
+@lru_cache(_CACHED)
+def container_in(text: str) -> str | None:
+    """The first full container id in a path or in arguments (joined by NUL)."""
+    for match in _ID.finditer(text):
+        # A relative name is as likely a layer's; an argument of its own stands behind a NUL.
+        if match.start() and not _NOT_A_CONTAINER.search(text, max(0, match.start() - 40), match.start()):
+            return match[0]
+    return None
+
+
+@lru_cache(_CACHED)
+def layer_in(text: str) -> str | None:
+    """The layer folder of the storage driver that a path lies in, without `-init`."""
+    match = _LAYER.search(text)
+    return match[1] if match else None
+
+
+def process_in(text: str) -> int | None:
+    """The process whose namespace file a path is: `/proc/PID/ns/net`."""
+    match = _PROCESS.match(text)
+    return int(match[1]) if match else None

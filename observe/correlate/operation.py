@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One request to dockerd, from its reading to its answer, with the events that belong to it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from observe.correlate.rows import Row
+
+_TARGET = re.compile(r"^(?:/v[\d.]+)?/containers/(?:(?P<create>create)|(?P<reference>.+)/start)$")
+
+
+@dataclass(slots=True)
+class Operation:
+    """Open until `end_ns` is set; rows are in stream order."""
+
+    name: str
+    start_ns: int
+    connection: int
+    goroutine: int
+    tid: int
+    #: Container as the user named it: name or id of a start, name of a create ("" if dockerd invents one).
+    reference: str
+    container_id: str | None = None
+    layer: str | None = None
+    end_ns: int | None = None
+    status: int | None = None
+    rows: list[Row] = field(default_factory=list)
+
+    def covers(self, time_ns: int) -> bool:
+        """Whether a moment lies inside."""
+        return self.start_ns <= time_ns and (self.end_ns is None or time_ns < self.end_ns)
+
+
+def open_operation(row: Row) -> Operation | None:
+    """The operation that an api_request event begins, or None if its target is another's."""
+    url = urlsplit(row.path)
+    match = _TARGET.match(url.path)
+    if not match:
+        return None
+    if match["create"]:
+        name, reference = "create", parse_qs(url.query).get("name", [""])[0]
+    else:
+        name, reference = "start", unquote(match["reference"])
+    return Operation(name, row.time_ns, row.fd, row.goroutine, row.tid, reference.lstrip("/"))

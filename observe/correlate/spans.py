@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which phase was when: an operation's events against the documented order, on kernel evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from observe.correlate.rows import Row
+from observe.correlate.rules import ProgramRule, Rules
+from observe.model import Departure, DepartureKind, Kind, Mark
+
+
+@dataclass(slots=True)
+class PhaseSpan:
+    """Bounds of a phase; `processes` are those of its program's tree, if it is a program."""
+
+    start_ns: int
+    end_ns: int
+    processes: frozenset[int] = frozenset()
+
+    def cover(self, start_ns: int, end_ns: int) -> None:
+        """Grow."""
+        self.start_ns = min(self.start_ns, start_ns)
+        self.end_ns = max(self.end_ns, end_ns)
+
+
+@dataclass(slots=True)
+class Walk:
+    """What walking an operation's events found: spans by phase number, departures in order of discovery."""
+
+    spans: dict[int, PhaseSpan] = field(default_factory=dict)
+    departures: list[Departure] = field(default_factory=list)
+    #: Phases of each path that evidence named, in order: (time_ns, phase number).
+    paths: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Program:
+    phase: int
+    pid: int
+    start_ns: int
+    end_ns: int
+    processes: frozenset[int]
+    many: bool
+
+
+def walk(
+    rows: Sequence[Row],
+    rules: Rules,
+    bounds: tuple[int, int],
+    role: Callable[[int], str],
+    on_request: Callable[[Row], bool],
+    *,
+    failed: bool,
+) -> Walk:
+    """Find the phases of an operation.
+
+    `rows`: its events in order of time; `bounds`: its start and end; `role`: of a process; `on_request`: whether
+    an event of dockerd was made by the goroutine that serves the request; `failed`: whether phases that occur on
+    failure only count.
+
+    A phase begins when its evidence does, and the documented order decides between phases that share evidence:
+    an event belongs to the first phase from the current one on that it speaks for.
+    """
+    found = Walk()
+    parents = _parents(rows)
+    programs = _programs(rows, rules, parents, bounds)
+    waiting = sorted(programs, key=lambda program: program.start_ns)
+    current = 0
+    for row in rows:
+        while waiting and waiting[0].start_ns <= row.time_ns:
+            current = max(current, _enter_program(waiting.pop(0), rules, found))
+        for phase in _choose(rules.candidates(row, role(row.pid), on_request(row)), current, rules, failed=failed):
+            if _contains(rules, phase, current):
+                _cover(found, phase, max(row.time_ns, bounds[0]), min(row.end_ns, bounds[1]))
+                continue
+            if phase < current:
+                if row.path:  # without one it is a call that other work makes too
+                    _depart(phase, rules, found, known=phase in found.spans)
+                continue
+            current = phase
+            _cover(found, phase, max(row.time_ns, bounds[0]), min(row.end_ns, bounds[1]))
+            found.paths.setdefault(row.path, []).append((row.time_ns, phase))
+    for program in waiting:
+        _enter_program(program, rules, found)
+    _cut_to_last_event(rows, rules, found)
+    _cover_children(rules, found)
+    return found
+
+
+def missing(rules: Rules, found: Walk) -> list[Departure]:
+    """Phases that always occur, have evidence, and were not seen."""
+    return [
+        Departure(DepartureKind.MISSING, phase.id, f"{phase.id} was not seen")
+        for number, phase in enumerate(rules.phases)
+        if number and phase.occurs == "always" and phase.evidence and number not in found.spans
+    ]
+
+
+def _choose(candidates: list[int], current: int, rules: Rules, *, failed: bool) -> Iterable[int]:
+    usable = [phase for phase in candidates if failed or rules.phases[phase].occurs != "on_failure"]
+    if not usable:
+        return ()
+    ahead = [phase for phase in usable if phase >= current]
+    return ahead[:1] or usable[-1:]
+
+
+def _contains(rules: Rules, outer: int, inner: int) -> bool:
+    return rules.phases[inner].id.startswith(rules.phases[outer].id + ".")
+
+
+def _cover(found: Walk, phase: int, start_ns: int, end_ns: int) -> None:
+    end_ns = max(start_ns, end_ns)
+    span = found.spans.get(phase)
+    if span is None:
+        found.spans[phase] = PhaseSpan(start_ns, end_ns)
+    else:
+        span.cover(start_ns, end_ns)
+
+
+def _depart(phase: int, rules: Rules, found: Walk, *, known: bool) -> None:
+    name = rules.phases[phase].id
+    kind = DepartureKind.REPEATED if known else DepartureKind.OUT_OF_ORDER
+    text = f"{name} again, after later phases had begun" if known else f"{name} after phases that come later"
+    departure = Departure(kind, name, text)
+    if departure not in found.departures:
+        found.departures.append(departure)
+
+
+def _parents(rows: Sequence[Row]) -> dict[int, int]:
+    return {row.ret: row.pid for row in rows if row.kind == Kind.SCHED_PROCESS_FORK}
+
+
+def _programs(rows: Sequence[Row], rules: Rules, parents: dict[int, int], bounds: tuple[int, int]) -> list[_Program]:
+    births = {row.ret: row.time_ns for row in rows if row.kind == Kind.SCHED_PROCESS_FORK}
+    deaths = {row.pid: row.time_ns for row in rows if row.kind == Kind.SCHED_PROCESS_EXIT}
+    programs: list[_Program] = []
+    for row in rows:
+        if row.kind != Kind.SCHED_PROCESS_EXEC or row.marks & Mark.ENTRYPOINT:
+            continue
+        rule = next((rule for rule in rules.programs if rule.matches(row)), None)
+        if rule is None or any(p.phase == rule.phase and row.pid in p.processes for p in programs):
+            continue  # no phase, or a wrapper's child: the wrapper's span covers it
+        programs.append(
+            _Program(
+                rule.phase,
+                row.pid,
+                max(births.get(row.pid, row.time_ns), bounds[0]),
+                min(deaths.get(row.pid, bounds[1]), bounds[1]),
+                _tree(row.pid, parents),
+                rule.evidence.many,
+            )
+        )
+    return programs
+
+
+def _tree(root: int, parents: dict[int, int]) -> frozenset[int]:
+    tree = {root}
+    for child, parent in parents.items():  # in order of birth: parents come first
+        if parent in tree:
+            tree.add(child)
+    return frozenset(tree)
+
+
+def _enter_program(program: _Program, rules: Rules, found: Walk) -> int:
+    span = found.spans.get(program.phase)
+    if span is None:
+        found.spans[program.phase] = PhaseSpan(program.start_ns, program.end_ns, program.processes)
+    else:
+        if not program.many and span.processes:
+            _depart(program.phase, rules, found, known=True)
+        span.cover(program.start_ns, program.end_ns)
+        span.processes |= program.processes
+    return program.phase
+
+
+def _cut_to_last_event(rows: Sequence[Row], rules: Rules, found: Walk) -> None:
+    for rule in rules.programs:
+        span = found.spans.get(rule.phase)
+        if span is None or rule.evidence.until != "last_event":
+            continue
+        limit = _parent_end(rule, rules, found)
+        ends = [row.end_ns for row in rows if row.pid in span.processes and span.start_ns <= row.time_ns < limit]
+        span.end_ns = min(max(ends, default=span.start_ns), limit)
+
+
+def _parent_end(rule: ProgramRule, rules: Rules, found: Walk) -> int:
+    parent = rules.phases[rule.phase].parent
+    number = next(number for number, phase in enumerate(rules.phases) if phase.id == parent)
+    return found.spans[number].end_ns if number in found.spans else found.spans[rule.phase].end_ns
+
+
+def _cover_children(rules: Rules, found: Walk) -> None:
+    numbers = {phase.id: number for number, phase in enumerate(rules.phases)}
+    for number in sorted(found.spans, key=lambda n: -rules.phases[n].depth):
+        parent = rules.phases[number].parent
+        if parent is not None and numbers[parent]:
+            span = found.spans[number]
+            _cover(found, numbers[parent], span.start_ns, span.end_ns)
