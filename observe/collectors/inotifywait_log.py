@@ -59,6 +59,8 @@ _CHATTER_START = "Setting up watches.  Beware"
 #: Folders of an engine's data root by which it is recognised.
 _AREAS = frozenset({"overlay2", "containers", "image", "network", "tmp", "volumes"})
 
+_OVERFLOW = "the queue of the watcher overflowed here: events are missing"
+
 _LINE_NS = 1_000_000
 
 
@@ -114,8 +116,8 @@ def _parse(line: str) -> tuple[str, int]:
     time = _TIME.match(line)
     body = line[time.end() :] if time else line
     directory, slash, rest = body.rpartition("/")
-    if "Q_OVERFLOW" in rest.split():
-        raise _BadLineError("the queue of the watcher overflowed here: events are missing")
+    if body.strip() == "Q_OVERFLOW":
+        raise _BadLineError(_OVERFLOW)
     if not body.startswith("/"):
         raise _BadLineError("no absolute path where one should be")
     if not rest.startswith(" "):
@@ -124,6 +126,8 @@ def _parse(line: str) -> tuple[str, int]:
     mask = 0
     for word in words.split(","):
         mask |= MASK_WORDS[word]
+    if mask & MASK_WORDS["Q_OVERFLOW"]:
+        raise _BadLineError(_OVERFLOW)
     if not name and mask & _NEEDS_NAME:
         raise _BadLineError(f"{words} without a name: cut off")
     return (f"{directory}{slash}{name}" if name else directory or slash), mask

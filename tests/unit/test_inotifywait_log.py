@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pyinotify
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from observe.collectors.inotifywait_log import MASK_WORDS, read_log
@@ -99,6 +99,8 @@ def test_both_formats(line, path, words):
         "something else",
         "/r/ Q_OVERFLOW ",
         " Q_OVERFLOW ",
+        TIME + " Q_OVERFLOW",
+        TIME + "/r/  Q_OVERFLOW",
     ],
 )
 def test_what_cannot_be_read_is_a_problem_with_its_number_and_text(line):
@@ -150,6 +152,8 @@ def test_the_words_are_the_kernels_bits():
 NAMES = st.text(st.characters(exclude_characters="/\0\n\r", exclude_categories=("Cs",)), min_size=1)
 
 
+@example("a", "Q_OVERFLOW", "CREATE")
+@example("CREATE", "CREATE,ISDIR x", "ATTRIB,ISDIR")
 @given(NAMES, NAMES, st.sampled_from(["CREATE", "CREATE,ISDIR", "MODIFY", "ATTRIB,ISDIR", "MOVED_TO"]))
 def test_every_name_survives_both_formats(directory, name, words):
     log = read_log([f"{TIME}/{directory}/ {name} {words}\n", f"/{directory}/ {words} {name}\n"])
