@@ -82,7 +82,6 @@ class Recording:
 
     def check(self) -> Damage:
         """Read everything and say what is wrong with it. Raises like `items`."""
-        self._damage = None
         for _ in self._contents():
             pass
         return self.damage

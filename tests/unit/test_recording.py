@@ -377,6 +377,16 @@ def test_only_the_owner_reads_it(tmp_path, umask):
     out.close()
 
 
+def test_it_is_created_closed_to_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fchmod", lambda *_: None)
+    before = os.umask(0)
+    try:
+        RecordingWriter(tmp_path / "r", HEADER).close()
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "r").stat().st_mode) == 0o600, "without a moment in which others can open it"
+
+
 def test_an_older_recording_is_replaced_and_closed_to_others(tmp_path):
     path = write(tmp_path / "r", [numbered(0, 10_000)])
     path.chmod(0o644)
@@ -761,6 +771,13 @@ def test_lying_sizes_allocate_nothing(tmp_path):
     assert peak_bytes < 8 << 20
 
 
+def test_a_length_that_no_writer_writes_is_no_frame():
+    head = layout.FRAME_MAGIC + struct.pack("<II", layout.FrameKind.EVENTS, layout.MAX_PAYLOAD_BYTES)
+    assert layout.unpack_frame_head(head + bytes(4)) is not None
+    head = layout.FRAME_MAGIC + struct.pack("<II", layout.FrameKind.EVENTS, layout.MAX_PAYLOAD_BYTES + 1)
+    assert layout.unpack_frame_head(head + bytes(4)) is None
+
+
 def test_a_forged_file_costs_a_bounded_effort(tmp_path, monkeypatch):
     size = 64 << 10
     claims = layout.FRAME_MAGIC + struct.pack("<III", layout.FrameKind.EVENTS, size // 2, 0)
@@ -807,6 +824,7 @@ def test_a_data_frame_has_a_row_an_event(tmp_path):
     } | {"kind": "renameat2"}
     assert frame["path"].tolist() == [EVENT.path, "/dir/1", "/dir/2"]
     assert frame["comm"].cat.categories.tolist() == ["", EVENT.comm]
+    assert frame["path"].cat.categories.dtype == object, "Arrow's strings cannot hold a lone surrogate"
     assert frame["kind"].cat.categories.tolist() == ["mkdir", "renameat2"]
     for name in ("time_ns", "duration_ns", "goroutine", "ret", "flags", "pid", "tid", "fd", "marks"):
         assert frame[name].dtype == EVENT_DTYPE[name].newbyteorder("=")
