@@ -201,15 +201,17 @@ def test_a_reader_that_leaves_early_hears_no_complaint():
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-def test_a_full_disk_is_said_once():
+@pytest.mark.parametrize("arguments", [["--version"], ["phases"], ["phases", "-f", "json"]])
+def test_a_full_disk_is_said_once(arguments):
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "observe", "phases"],
+            [sys.executable, "-m", "observe", *arguments],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
             check=False,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            # Buffered: what does not fit shows only when it is flushed.
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUNBUFFERED": ""},
         )
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1

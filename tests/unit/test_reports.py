@@ -188,11 +188,12 @@ def test_a_repeated_phase_counts_once_a_run_with_all_its_time():
 
 
 def test_the_slowest_runs_name_the_phase_that_is_furthest_above_its_median():
-    slow = a_run(places={"start.mount": (0, 500, 500)}, duration_ms=600, container_name="slow")
-    (summary,) = summarise([*many(), slow])
+    usual = {"start.mount": (0, 5, 5), "start.network": (5, 80, 80)}
+    slow = a_run(places={**usual, "start.mount": (0, 45, 45)}, duration_ms=140, container_name="slow")
+    (summary,) = summarise([*[a_run(places=usual)] * 20, slow])
     assert summary.slowest[0].run is slow
-    assert summary.slowest[0].phase == "start.mount"
-    assert summary.slowest[0].excess_ns == pytest.approx((500 - 11) * MS)
+    assert summary.slowest[0].phase == "start.mount"  # network takes longer, but always does
+    assert summary.slowest[0].excess_ns == 40 * MS
     assert len(summary.slowest) == 5
 
 
@@ -310,7 +311,7 @@ def test_phases_not_seen_are_named_in_one_place():
     wide = text(report(START), width=160)
     (line,) = [line for line in wide.splitlines() if line.startswith("not seen")]
     assert "spec (all 15 parts)" in line
-    assert "cleanup" not in line  # comes with a failure only
+    assert "cleanup" not in wide  # comes with a failure only
     assert "cleanup" in text(report(replace(START, outcome="failed")))
 
 
