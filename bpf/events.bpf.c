@@ -228,7 +228,8 @@ static __always_inline void learn(const struct call *call, struct pending *entry
 		*role |= ROLE_ROOT_CHANGED;
 }
 
-static __always_inline void record_call(const struct call *call, struct pending *entry, s64 ret, u64 now_ns, u64 id)
+static __always_inline void record_call(const struct call *call, struct pending *entry, s64 ret, u64 now_ns, u64 id,
+					 u32 role)
 {
 	struct record *record = reserve(call->kind, entry->time_ns);
 
@@ -245,6 +246,8 @@ static __always_inline void record_call(const struct call *call, struct pending 
 
 		if (text)
 			copy_exec(record, text);
+		if (role & ROLE_ROOT_CHANGED)
+			record->marks |= MARK_ENTRYPOINT;
 	} else {
 		if (call->path)
 			record->path_bytes = read_string(record->path, PATH_BYTES, argument(entry, call->path), record);
@@ -296,7 +299,7 @@ int sys_exit(struct bpf_raw_tracepoint_args *ctx)
 		api_answered(entry->arguments[0], entry->flags, entry->time_ns, now_ns - entry->time_ns, entry->goroutine);
 	} else {
 		learn(call, entry, ret, role);
-		record_call(call, entry, ret, now_ns, id);
+		record_call(call, entry, ret, now_ns, id, *role);
 	}
 	pending.delete(&id);
 	if (call->what == CALL_EXEC) {

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Errors for people: one line that says what happened and what to do.
 
 Only `observe.__main__` turns them into exit codes (contract: 0 done, 1 failed, 2 wrong usage,
@@ -15,6 +16,10 @@ class HostCannotError(ObserveError):
     """This host or engine lacks something; the message says what to install or mount. Exit code 3."""
 
     exit_code = 3
+
+
+class EngineGoneError(ObserveError):
+    """The engine ended while it was recorded; what was recorded is kept. Exit code 1."""
 
 
 class RecordingError(ObserveError):

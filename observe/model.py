@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The data that flows through observe: events in, runs out. Imports nothing of ours.
 
 Times are nanoseconds of the host's boot clock (CLOCK_BOOTTIME, `bpf_ktime_get_boot_ns`), unless a

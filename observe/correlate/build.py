@@ -10,7 +10,7 @@ from observe.correlate.operation import Operation
 from observe.correlate.rows import Row
 from observe.correlate.rules import Rules
 from observe.correlate.spans import Walk, missing, walk
-from observe.model import Container, Departure, Evidence, Run, Span
+from observe.model import Container, Departure, Evidence, Kind, Run, Span
 
 _FIRST_FAILURE = 400
 _NOT_MODIFIED = 304
@@ -40,7 +40,8 @@ def build_run(
     def on_request(row: Row) -> bool:
         return not goroutines or row.goroutine == operation.goroutine
 
-    found = walk(rows, rules, bounds, role, on_request, failed=failed)
+    # Evidence is what the kernel timed; file events carry the reader's time, and their calls are here anyway.
+    found = walk([row for row in rows if row.kind != Kind.INOTIFY], rules, bounds, role, on_request, failed=failed)
     departures = list(found.departures)
     if not failed and operation.status != _NOT_MODIFIED:
         departures += missing(rules, found)

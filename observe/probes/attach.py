@@ -82,11 +82,22 @@ class EventProbes:
         return self._maps["records"]
 
     def seed(self, roles: Mapping[int, events.Role], api_connections: Iterable[int]) -> None:
-        """Say whom to follow (pid → role), and which descriptors of dockerd are API connections already."""
+        """Say whom to follow (pid → role), and which descriptors of dockerd are API connections already.
+
+        What the programs themselves have found out meanwhile is left as it is.
+        """
         for pid, role in roles.items():
-            bpf.map_update(self._maps["lineage"], struct.pack("<I", pid), struct.pack("<I", role))
+            self._add("lineage", struct.pack("<I", pid), struct.pack("<I", role))
         for descriptor in api_connections:
-            bpf.map_update(self._maps["connections"], struct.pack("<I", descriptor), bytes(2))
+            self._add("connections", struct.pack("<I", descriptor), bytes(2))
+
+    def _add(self, name: str, key: bytes, value: bytes) -> None:
+        try:
+            bpf.map_update(self._maps[name], key, value, bpf.NO_EXIST)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise HostCannotError(f"the map {name} is full: {error.strerror}") from error
 
     def attach(self) -> None:
         """Attach every program. Raises HostCannotError if a tracepoint is missing or refused."""

@@ -33,6 +33,9 @@ PROG_TYPE_RAW_TRACEPOINT = 17
 # enum bpf_map_type
 MAP_TYPE_RINGBUF = 27
 
+#: Flag of map_update (BPF_NOEXIST).
+NO_EXIST = 1
+
 _PERF_TYPE_TRACEPOINT = 2
 _PERF_ATTR_BYTES = 112  # PERF_ATTR_SIZE_VER5
 _PERF_FLAG_FD_CLOEXEC = 8
@@ -60,11 +63,11 @@ def map_create(map_type: int, key_bytes: int, value_bytes: int, max_entries: int
     )
 
 
-def map_update(descriptor: int, key: bytes, value: bytes) -> None:
-    """Set a value, whether or not the key is there."""
+def map_update(descriptor: int, key: bytes, value: bytes, flags: int = 0) -> None:
+    """Set a value, whether or not the key is there; with NO_EXIST only if it is not (else OSError EEXIST)."""
     key_buffer, value_buffer = ctypes.create_string_buffer(key), ctypes.create_string_buffer(value)
     addresses = (ctypes.addressof(key_buffer), ctypes.addressof(value_buffer))
-    _bpf(_MAP_UPDATE_ELEM, struct.pack("<IxxxxQQQ", descriptor, *addresses, 0))
+    _bpf(_MAP_UPDATE_ELEM, struct.pack("<IxxxxQQQ", descriptor, *addresses, flags))
 
 
 def map_lookup(descriptor: int, key: bytes, value_bytes: int) -> bytes:

@@ -30,7 +30,7 @@ def render(report: Report, page: Page) -> str:
 def _line(run: Run, page: Page) -> str:
     name = page.shorten(page.safe(run.container_name or (run.container_id or "?")[:12]), 24)
     phases = sorted((span for span in run.phases[1:] if span.self_ns), key=lambda span: -(span.self_ns or 0))
-    largest = [f"{span.id.removeprefix(run.operation + '.')} {_share(span, run)}" for span in phases[:_PHASES]]
+    largest = [f"{span.id.rpartition('.')[2]} {_share(span, run)}" for span in phases[:_PHASES]]
     outcome = "" if run.outcome == "ok" else f" {run.outcome}"
     facts = [page.duration(run.duration_ns).rjust(9) + outcome, *largest]
     return f"{run.operation:<6} {name:<24} {page.dot.join(facts)}"

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Arguments of executed programs: completed from /proc where the kernel could not read them, secrets left out."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from posixpath import basename
+
+import numpy as np
+
+from observe.model import STRING_COLUMNS, EventBatch, Kind, Mark
+
+_PROC = Path("/proc")
+_EXECS = (Kind.SCHED_PROCESS_EXEC, Kind.EXECVE, Kind.EXECVEAT)
+_INCOMPLETE = Mark.PATH_UNREADABLE | Mark.TRUNCATED
+#: Programs of the engine itself: their arguments are ids, paths and addresses.
+_ENGINE_PROGRAM = re.compile(
+    r"containerd(-shim.*)?|runc|crun|youki|runsc|kata-runtime|dockerd|docker-(proxy|init|untar|applyLayer|.*-chroot)"
+    r"|libnetwork-setkey|set-ipv6|set-default-vlan|mount|umount|modprobe|x?(ip6?|nf|eb)?tables.*|ipset|unpigz|gzip|zstd"
+)
+#: How a runtime of any name is called by its shim.
+_RUNTIME_WORDS = frozenset({"--bundle", "--pid-file", "--log-format"})
+_ID = re.compile(r"[0-9a-f]{64}")
+REDACTED = "<redacted>"
+
+
+def complete_arguments(batch: EventBatch, *, with_values: bool, proc: Path = _PROC) -> EventBatch:
+    """The batch with the arguments (`detail`) of its execs as they may be recorded.
+
+    Where the kernel could not read all of them, they come from /proc/PID/cmdline if the process still lives
+    (Mark.FROM_PROC). Unless `with_values`, arguments of programs that are not the engine's own, and of every
+    container's entrypoint, are left out but for the program's name and full ids (Mark.REDACTED).
+    """
+    indexes = np.flatnonzero(np.isin(batch.rows["kind"], _EXECS))
+    if not len(indexes):
+        return batch
+    rows, strings = batch.rows.copy(), list(batch.strings)
+    for index in indexes.tolist():
+        marks = Mark(int(rows["marks"][index]))
+        text = strings[rows["detail"][index]]
+        if marks & _INCOMPLETE and rows["kind"][index] == Kind.SCHED_PROCESS_EXEC:
+            found = _command_line(int(rows["pid"][index]), proc)
+            if found is not None and found.startswith(text):
+                text, marks = found, marks & ~_INCOMPLETE | Mark.FROM_PROC
+        if not with_values:
+            kept = redact(text, entrypoint=bool(marks & Mark.ENTRYPOINT))
+            marks |= Mark.REDACTED if kept != text else Mark(0)
+            text = kept
+        rows["marks"][index] = marks
+        rows["detail"][index] = len(strings)
+        strings.append(text)
+    return _without_unused_strings(EventBatch(rows, tuple(strings)))
+
+
+def redact(arguments: str, *, entrypoint: bool) -> str:
+    """Arguments joined by NUL without what may be secret."""
+    words = arguments.split("\0")
+    if not entrypoint and (_ENGINE_PROGRAM.fullmatch(basename(words[0])) or _RUNTIME_WORDS & set(words)):
+        return arguments
+    return "\0".join([words[0], *(word if _ID.fullmatch(word) else REDACTED for word in words[1:])])
+
+
+def _command_line(pid: int, proc: Path) -> str | None:
+    try:
+        data = (proc / str(pid) / "cmdline").read_bytes()
+    except OSError:
+        return None
+    return data.rstrip(b"\0").decode(errors="backslashreplace") or None
+
+
+def _without_unused_strings(batch: EventBatch) -> EventBatch:
+    """What was left out must not stay in the table of strings."""
+    used = np.unique(np.concatenate([[0], *(batch.rows[name] for name in STRING_COLUMNS)]))
+    rows = batch.rows.copy()
+    for name in STRING_COLUMNS:
+        rows[name] = np.searchsorted(used, rows[name])
+    return EventBatch(rows, tuple(batch.strings[index] for index in used.tolist()))

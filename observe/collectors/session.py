@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One session with a live engine: everything attached, everything that arrives, every loss counted."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from observe import __version__, engine as engines
+from observe.collectors.arguments import complete_arguments
+from observe.collectors.containers import ContainerIdentities
+from observe.collectors.docker_api import Identity
+from observe.collectors.inotify import InotifyCollector
+from observe.collectors.ring import RingReader
+from observe.engine import procfs
+from observe.model import Header, Item, Note, NoteKind
+from observe.probes.attach import DEFAULT_RING_BYTES, EventProbes, build_event_probes
+from observe.probes.events import Role
+from observe.probes.layout import Counter
+
+#: How often the session wants to be polled: the ring holds seconds of a busy engine's events.
+POLL_SECONDS = 0.02
+#: How long the last answers of the engine are waited for.
+_LAST_ANSWERS_SECONDS = 2.0
+_SECOND_NS = 1_000_000_000
+#: Folders of the data root that inotify tells of, besides the storage driver's.
+_WATCHED = ("containers", "image", "network", "tmp", "volumes")
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOptions:
+    """What a user can choose."""
+
+    ring_bytes: int = DEFAULT_RING_BYTES
+    #: Record arguments of foreign programs, environment values and labels.
+    with_values: bool = False
+    inotify: bool = True
+
+
+def boot_clock_ns() -> int:
+    """The clock of all events."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+class Session:
+    """Attached between `start` and `stop`; `poll` brings what has arrived. A context manager."""
+
+    def __init__(self, engine: engines.Engine, options: SessionOptions = SessionOptions()) -> None:
+        """Nothing is attached yet."""
+        self.engine = engine
+        self._options = options
+        self._probes: EventProbes | None = None
+        self._ring: RingReader | None = None
+        self._inotify: InotifyCollector | None = None
+        self._containers: ContainerIdentities | None = None
+        self._told_losses: dict[str, int] = {}
+        self._losses_due_ns = 0
+        self._told_warnings = 0
+
+    def header(self, extra: Mapping[str, Any] | None = None) -> Header:
+        """Header of a recording of this session; `extra` goes into its options."""
+        uname = platform.uname()
+        root = self.engine.data_root.rstrip("/")
+        watched = [f"{root}/{area}" for area in (*_WATCHED, self.engine.storage_driver)] if self._options.inotify else []
+        return Header(
+            host={"hostname": uname.node, "kernel": uname.release, "arch": uname.machine},
+            engine=self.engine.facts(),
+            boot_time_ns=boot_clock_ns(),
+            wall_time_ns=time.time_ns(),
+            tool_version=__version__,
+            options={"origin": "record", "watched": watched, **(extra or {})},
+        )
+
+    def start(self) -> list[Item]:
+        """Attach everything; the first items. Raises HostCannotError; then nothing stays attached."""
+        try:
+            self._probes = build_event_probes(self._options.ring_bytes)
+            self._ring = RingReader(self._probes.ring, self._probes.ring_bytes)
+            if self._options.inotify:
+                engine = self.engine
+                self._inotify = InotifyCollector(engine.path("/"), engine.data_root, engine.storage_driver)
+                self._inotify.start()
+            identity = Identity(self.engine, with_values=self._options.with_values)
+            self._containers = ContainerIdentities(identity, self.engine.data_root)
+            return self._attach(self._probes)
+        except BaseException:
+            self.close()
+            raise
+
+    def _attach(self, probes: EventProbes) -> list[Item]:
+        engine = self.engine
+        roles = {engine.pid: Role.DOCKERD}
+        if engine.containerd_pid is not None:
+            roles[engine.containerd_pid] = Role.CONTAINERD
+        probes.seed(roles, ())
+        probes.attach()
+        # Only now: what starts or connects in between is seen by the programs themselves.
+        seeds = engines.lineage_seeds(engine)
+        probes.seed({pid: Role[role.upper()] for pid, role in seeds}, engines.api_connection_fds(engine))
+        now_ns = boot_clock_ns()
+        return [
+            Note(NoteKind.PROCESS, now_ns, {"pid": pid, "role": role, "argv": procfs.arguments(pid)})
+            for pid, role in seeds
+        ]
+
+    def poll(self) -> list[Item]:
+        """What has arrived since the last call, in an order that `Correlator` understands."""
+        if self._probes is None or self._ring is None:
+            return []
+        items: list[Item] = []
+        # inotify first: its events then never come before the calls that caused them in a later poll.
+        files = self._inotify.drain() if self._inotify else None
+        batch = complete_arguments(self._ring.drain(), with_values=self._options.with_values)
+        if len(batch):
+            items.append(batch)
+            if self._containers:
+                self._containers.watch(batch)
+        if files is not None and len(files):
+            items.append(files)
+        now_ns = boot_clock_ns()
+        items += self._identities(now_ns, last=False)
+        if now_ns >= self._losses_due_ns:
+            self._losses_due_ns = now_ns + _SECOND_NS
+            items += self._losses(now_ns)
+        return items
+
+    def _identities(self, now_ns: int, *, last: bool) -> list[Item]:
+        if self._containers is None:
+            return []
+        found = self._containers.last(_LAST_ANSWERS_SECONDS) if last else self._containers.take()
+        return [Note(NoteKind.CONTAINER, now_ns, asdict(container)) for container in found]
+
+    def losses(self) -> dict[str, int]:
+        """Counters so far, by the names of `observe.model.Loss`."""
+        counts = {}
+        if self._probes is not None:
+            counts["ring_buffer"] = self._probes.counter(Counter.RING_BUFFER)
+            counts["lineage"] = self._probes.counter(Counter.LINEAGE)
+            counts["unmatched_returns"] = self._probes.counter(Counter.UNMATCHED_RETURNS)
+        if self._inotify is not None:
+            counts["inotify_overflows"] = self._inotify.losses.overflows
+            counts["inotify_watches"] = self._inotify.losses.unwatched_directories
+        return counts
+
+    def _losses(self, now_ns: int) -> list[Item]:
+        items: list[Item] = []
+        counts = self.losses()
+        if counts != self._told_losses:
+            self._told_losses = counts
+            items.append(Note(NoteKind.LOSS, now_ns, counts))
+        warnings = self._inotify.warnings[self._told_warnings :] if self._inotify else []
+        self._told_warnings += len(warnings)
+        return items + [Note(NoteKind.WARNING, now_ns, {"text": text}) for text in warnings]
+
+    def stop(self) -> list[Item]:
+        """Detach, and bring the last items: what still lay in the ring and the queue, names, losses."""
+        if self._probes is None:
+            return []
+        self._probes.detach()
+        items = self.poll()
+        now_ns = boot_clock_ns()
+        items += self._identities(now_ns, last=True)
+        items += self._losses(now_ns)
+        self.close()
+        return items
+
+    def close(self) -> None:
+        """Detach and free everything; what has not been read is gone. Can be called twice."""
+        if self._ring is not None:
+            self._ring.close()
+        if self._probes is not None:
+            self._probes.close()
+        if self._inotify is not None:
+            self._inotify.stop()
+        if self._containers is not None:
+            self._containers.close()
+        self._ring = self._probes = self._inotify = self._containers = None
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`observe record`: attach to a live dockerd, keep what happens in a file."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+
+from observe import host
+from observe.collectors.session import POLL_SECONDS, Session, SessionOptions, boot_clock_ns
+from observe.engine import find_engine
+from observe.errors import DataLostError, EngineGoneError
+from observe.model import EventBatch, Item, Kind, Loss, Note, NoteKind
+from observe.phases import load
+from observe.probes.attach import DEFAULT_RING_BYTES
+from observe.recording import RecordingWriter
+from observe.reports import Page, brief
+from observe.reports.assemble import assemble
+
+NAME = "record"
+HELP = "record a live dockerd while a command runs, or until stopped"
+
+_NOT_FOUND, _NOT_EXECUTABLE = 127, 126
+_LIVE_SECONDS = 0.5
+_ALIVE_SECONDS = 0.25
+#: After the command: file events that inotify tells late, answers of the engine.
+_LINGER_SECONDS = 0.2
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.usage = "observe record [options] [-- COMMAND [ARGUMENT ...]]"
+    parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="default: observe-DATE-TIME.observe")
+    parser.add_argument("--docker-host", metavar="URL", help="default: $DOCKER_HOST, then unix:///var/run/docker.sock")
+    parser.add_argument("--duration", metavar="SECONDS", type=_seconds, help="stop after so many seconds")
+    parser.add_argument("--strict", action="store_true", help="exit with 4 if data was lost")
+    parser.add_argument(
+        "--with-values",
+        action="store_true",
+        help="record program arguments, environment values and labels too: they may hold secrets",
+    )
+    parser.add_argument("--no-inotify", action="store_true", help="system calls only")
+    parser.add_argument(
+        "--ring-bytes", metavar="N", type=int, default=DEFAULT_RING_BYTES, help=f"default: {DEFAULT_RING_BYTES}"
+    )
+    parser.add_argument("command", metavar="COMMAND", nargs="*", help="what to run while recording")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Record. Raises HostCannotError before anything is attached, EngineGoneError if the engine ended meanwhile."""
+    command: list[str] = args.command
+    code = _command_missing(command)
+    if code:
+        return code
+    host.require(host.checks())
+    options = SessionOptions(args.ring_bytes, args.with_values, not args.no_inotify)
+    session = Session(find_engine(args.docker_host), options)
+    path: Path = args.output or Path(f"observe-{datetime.now().astimezone():%Y%m%d-%H%M%S}.observe")
+    header = session.header({"command": _told_command(command, args.with_values)})
+    with RecordingWriter(path, header) as writer, session:
+        recorder = _Recorder(session, writer)
+        code = recorder.record(command, args.duration)
+    report, _ = assemble(path, load())
+    page = Page.of(sys.stderr)
+    sys.stderr.write(brief.render(report, page))
+    print(f"observe: recorded {recorder.events:,} events in {page.safe(str(path))}", file=sys.stderr)
+    if recorder.engine_ended:
+        raise EngineGoneError(f"the engine ended while it was recorded; what was recorded until then is in {path}")
+    if args.strict and report.loss.data_was_lost:
+        raise DataLostError("data was lost while recording; observe report says what")
+    return code
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+    return value
+
+
+def _command_missing(command: list[str]) -> int:
+    """Say that the command cannot be run before anything is attached; the shell's exit code for it, or 0."""
+    if not command or shutil.which(command[0]):
+        return 0
+    there = os.path.exists(command[0]) and "/" in command[0]  # noqa: PTH110 - a word of a command line
+    what, code = ("not executable", _NOT_EXECUTABLE) if there else ("not found", _NOT_FOUND)
+    print(f"observe: {Page().safe(command[0])}: command {what}", file=sys.stderr)
+    return code
+
+
+def _told_command(command: list[str], with_values: bool) -> list[str]:
+    """The command as the recording keeps it: arguments may hold secrets."""
+    return command if with_values else command[:1]
+
+
+@dataclass
+class _Recorder:
+    """Moves items from a session into a file until it is time to stop."""
+
+    session: Session
+    writer: RecordingWriter
+    events: int = 0
+    operations: int = 0
+    engine_ended: bool = False
+    _stopped: bool = False
+    _child: subprocess.Popen[bytes] | None = None
+    _page: Page = field(default_factory=lambda: Page.of(sys.stderr))
+    _live: bool = field(default_factory=lambda: sys.stderr.isatty())
+
+    def record(self, command: list[str], duration_seconds: float | None) -> int:
+        """Until the command ends, the duration is over, a signal comes or the engine ends; the exit code."""
+        with ExitStack() as restore:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                restore.callback(signal.signal, number, signal.signal(number, self._on_signal))
+            self._take(self.session.start())
+            code = self._run(command, duration_seconds)
+            self._take(self.session.stop())
+            end = {"exit_code": code, "engine_ended": self.engine_ended}
+            self.writer.write(Note(NoteKind.END, boot_clock_ns(), end))
+            self._clear_live_line()
+        return code
+
+    def _run(self, command: list[str], duration_seconds: float | None) -> int:
+        started = time.monotonic()
+        try:
+            # The command has our terminal and our process group: Ctrl-C reaches it by itself.
+            self._child = subprocess.Popen(command) if command else None
+        except OSError as error:
+            print(f"observe: {self._page.safe(command[0])}: {error.strerror}", file=sys.stderr)
+            return _NOT_EXECUTABLE
+        alive_due = live_due = started
+        while not self._is_over(started, duration_seconds):
+            time.sleep(POLL_SECONDS)
+            self._take(self.session.poll())
+            now = time.monotonic()
+            if now >= alive_due:
+                alive_due = now + _ALIVE_SECONDS
+                self.engine_ended = not self.session.engine.is_alive()
+            if self._live and now >= live_due:
+                live_due = now + _LIVE_SECONDS
+                self._live_line(now - started)
+        return self._end_of_child()
+
+    def _is_over(self, started: float, duration_seconds: float | None) -> bool:
+        if self.engine_ended or (self._child is None and self._stopped):
+            return True
+        if duration_seconds is not None and time.monotonic() - started >= duration_seconds:
+            return True
+        return self._child is not None and self._child.poll() is not None
+
+    def _end_of_child(self) -> int:
+        if self._child is None:
+            return 0
+        deadline = time.monotonic() + _LINGER_SECONDS
+        while time.monotonic() < deadline and not self.engine_ended:
+            time.sleep(POLL_SECONDS)
+            self._take(self.session.poll())
+        if self._child.poll() is None:  # the duration is over or the engine ended: the command is not ours to kill
+            return 0
+        code = self._child.returncode
+        return code if code >= 0 else 128 - code
+
+    def _take(self, items: Iterable[Item]) -> None:
+        for item in items:
+            self.writer.write(item)
+            if isinstance(item, EventBatch):
+                self.events += len(item)
+                self.operations += int(np.count_nonzero(item.rows["kind"] == Kind.API_RESPONSE))
+        self.writer.flush_if_due(boot_clock_ns())
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        self._stopped = True
+        if self._child is not None and self._child.poll() is None and not (number == signal.SIGINT and _on_terminal()):
+            self._child.send_signal(number)
+
+    def _live_line(self, elapsed_seconds: float) -> None:
+        facts: list[Any] = [
+            f"recording {elapsed_seconds:.0f} s",
+            f"{self.operations:,} operations",
+            f"{self.events:,} events",
+        ]
+        losses = Loss(**self.session.losses())
+        facts.append("events are being lost" if losses.data_was_lost else "nothing lost")
+        sys.stderr.write("\r\x1b[K" + self._page.dot.join(facts)[: self._page.width - 1])
+        sys.stderr.flush()
+
+    def _clear_live_line(self) -> None:
+        if self._live:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+
+def _on_terminal() -> bool:
+    """Whether Ctrl-C went to the command as well: both are in the terminal's foreground group."""
+    try:
+        return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+    except (OSError, ValueError):
+        return False
+
+
