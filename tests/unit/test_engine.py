@@ -7,12 +7,13 @@ import subprocess
 import sys
 import threading
 from contextlib import closing, contextmanager
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from observe.collectors.docker_api import layer_of_graph_driver, redacted
-from observe.engine import api, find_engine, peer, procfs
+from observe.engine import Engine, api, containerd, find_engine, lineage_seeds, peer, procfs
 from observe.engine.containerd import flag, settings
 from observe.errors import HostCannotError
 
@@ -89,6 +90,41 @@ def test_tcp_addresses_of_both_families(proc):
         procfs.TcpSocket(77, ("127.0.0.1", 2375), ("127.0.0.2", 35554), listening=False, connected=True),
         procfs.TcpSocket(78, ("2001:db8::1", 2375), ("::", 0), listening=True, connected=False),
     ]
+
+
+def test_seeds_stop_at_shims_of_whoever(monkeypatch):
+    """A shim may be a child of containerd, and containerd may serve others: theirs are not followed."""
+    found = Engine(
+        **{field.name: "" for field in fields(Engine)}
+        | {"pid": 10, "containerd_pid": 11, "containerd_address": "/c.sock", "containerd_namespace": "moby"}
+    )
+    tree = [
+        (10, 1, "dockerd"),
+        (11, 10, "containerd"),
+        (12, 10, "docker-proxy"),
+        (20, 11, "containerd-shim"),
+        (21, 20, "sleep"),
+        (30, 1, "containerd-shim"),
+        (31, 30, "pause"),
+        (40, 11, "runc"),
+        (50, 1, "containerd-shim"),
+    ]
+    arguments = {
+        20: ["shim", "-namespace", "moby", "-address", "/c.sock"],
+        30: ["shim", "-namespace", "k8s.io", "-address", "/c.sock"],
+        50: ["shim", "--namespace=moby-165536.165536", "--address=unix:///c.sock"],
+    }
+    monkeypatch.setattr(procfs, "processes", lambda: [procfs.Process(*row, "S", 1) for row in tree])
+    monkeypatch.setattr(procfs, "arguments", arguments.__getitem__)
+    monkeypatch.setattr(containerd, "same_file", lambda one, other: one.name == other.name)
+    assert dict(lineage_seeds(found)) == {
+        10: "dockerd",
+        11: "containerd",
+        12: "child",
+        40: "child",
+        20: "child",
+        50: "child",
+    }
 
 
 def test_flags_win_over_daemon_json_over_defaults():

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,7 @@ def test_dockerd_and_its_containerd(engine):
     assert found.path(found.data_root).samefile(engine.data_root)
     assert engine.url in found.listeners
     assert found.is_alive()
+    assert not replace(found, start_ticks=found.start_ticks + 1).is_alive()
 
 
 def test_two_engines_are_not_confused(engine, new_engine):
@@ -70,6 +72,24 @@ def test_two_engines_are_not_confused(engine, new_engine):
         assert len(first.shim_pids) == 1
         assert second.shim_pids == ()
         assert {pid for pid, _ in lineage_seeds(first)}.isdisjoint(pid for pid, _ in lineage_seeds(second))
+
+
+def test_two_engines_of_one_containerd_are_told_apart_by_namespace(engine, new_engine):
+    address = f"/proc/{engine.pid}/root{engine.exec_root}/containerd/containerd.sock"
+    other = new_engine("--containerd", address, "--containerd-namespace", "other")
+    with container(engine, "sleep", "600"):
+        first, second = find_engine(engine.url), find_engine(other.url)
+        assert second.pid == other.pid
+        assert second.containerd_pid == first.containerd_pid
+        assert (second.containerd_address, second.containerd_namespace) == (address, "other")
+        assert len(first.shim_pids) == 1
+        assert second.shim_pids == ()
+
+
+def test_an_engine_of_another_pid_namespace_is_out_of_view(engine):
+    found = find_inside(["unshare", "--pid", "--fork", "--mount-proc"], engine.url)
+    assert (found.returncode, found.stdout) == (1, "")
+    assert "run in the host's pid namespace" in found.stderr.splitlines()[-1]
 
 
 def test_a_link_to_the_socket_and_a_long_path_are_the_same_engine(engine, tmp_path):
@@ -130,11 +150,27 @@ def request(channel):
 
 def test_tcp_is_found_by_the_connection_also_in_another_network_namespace(new_engine):
     engine = new_engine("-H", "tcp://127.0.0.1:2398")
+    inside = ["nsenter", f"--net=/proc/{engine.pid}/ns/net"]
+    assert find_inside(inside, "tcp://127.0.0.1:2398").stdout == f"{engine.pid}\n"
+    found = find_engine(engine.url)
+    assert "tcp://127.0.0.1:2398" in found.listeners
+    before = api_connection_fds(found)
+    code = CLIENT.replace("socket.AF_UNIX", "socket.AF_INET").replace("sys.argv[1]", "('127.0.0.1', 2398)")
+    with subprocess.Popen(
+        [*inside, sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as client:
+        assert client.stdout.readline() == b"200\n"
+        assert len(set(api_connection_fds(found)) - set(before)) == 1
+        client.stdin.close()
+    eventually(lambda: api_connection_fds(found) == before)
+
+
+def find_inside(enter, url):
+    """The pid that find_engine finds for `url` (on stdout), asked in namespaces that `enter` enters."""
     code = "import sys; from observe.engine import find_engine; print(find_engine(sys.argv[1]).pid)"
-    inside = ["nsenter", f"--net=/proc/{engine.pid}/ns/net", sys.executable, "-c", code, "tcp://127.0.0.1:2398"]
-    found = subprocess.run(inside, capture_output=True, text=True, check=True, env=environment())
-    assert int(found.stdout) == engine.pid
-    assert "tcp://127.0.0.1:2398" in find_engine(engine.url).listeners
+    return subprocess.run(
+        [*enter, sys.executable, "-c", code, url], capture_output=True, text=True, check=False, env=environment()
+    )
 
 
 def test_an_activated_socket_leads_to_dockerd(directory):
@@ -277,7 +313,7 @@ def test_an_engine_that_hangs_or_dies_does_not_stop_the_session(new_engine):
         finally:
             os.kill(engine.pid, signal.SIGCONT)
         assert [one.id for one in found] == names
-        assert (engine.data_root / "overlay2" / found[0].layer).is_dir()
+        assert (engine.data_root / "overlay2" / (found[0].layer or "not found")).is_dir()
         pid = engine.pid
         os.kill(pid, signal.SIGKILL)
         eventually(lambda: not identity.engine_is_alive)
