@@ -11,7 +11,7 @@ from observe.phases import Catalogue
 from observe.recording import Recording
 from observe.reports.report import Report, join
 
-_IMPORTED = "imported from a log: its lines give an order, not times; durations and shares mean nothing here"
+_IMPORTED = "imported from a log: its lines give an order, not times, and durations mean nothing"
 
 
 def assemble(path: Path, catalogue: Catalogue) -> tuple[Report, tuple[str, ...]]:

@@ -59,6 +59,11 @@ class Timeline:
     not_seen: tuple[NotSeen, ...]
 
     @property
+    def timed(self) -> bool:
+        """Whether it has times. A run of an imported log has an order only: its rows have pieces, no durations."""
+        return self.run.duration_ns > 0
+
+    @property
     def hottest(self) -> TimelineRow | None:
         """The phase with the most time of its own, if any phase has some."""
         phases = [row for row in self.rows if row.evidence is not None and row.depth and row.self_ns]
@@ -120,6 +125,8 @@ class Summary:
 
 def timeline(run: Run) -> Timeline:
     """The rows of one run."""
+    timed = run.duration_ns > 0
+    whole_ns = run.duration_ns or (run.phases[0].duration_ns if run.phases else 0) or 0
     seen = {span.id for span in run.phases if span.start_ns is not None}
     shown, not_seen = _split([span.id for span in run.phases], seen)
     rows = []
@@ -129,7 +136,7 @@ def timeline(run: Run) -> Timeline:
             continue
         pieces: tuple[tuple[float, float], ...] = ()
         if span.start_ns is not None and span.duration_ns is not None:
-            pieces = (_piece(run, span.start_ns, span.duration_ns),)
+            pieces = ((_share(span.start_ns - run.start_ns, whole_ns), _share(span.duration_ns, whole_ns)),)
             if index:
                 covered.append(pieces[0])
         below = [other for other in run.phases if _belongs(other.id, span.id)]
@@ -137,9 +144,9 @@ def timeline(run: Run) -> Timeline:
             TimelineRow(
                 id=span.id,
                 depth=span.id.count("."),
-                duration_ns=span.duration_ns,
-                self_ns=span.self_ns,
-                share=None if span.duration_ns is None else _share(span.duration_ns, run.duration_ns),
+                duration_ns=span.duration_ns if timed else None,
+                self_ns=span.self_ns if timed else None,
+                share=_share(span.duration_ns, whole_ns) if timed and span.duration_ns is not None else None,
                 pieces=pieces,
                 syscalls=sum(other.syscalls for other in below),
                 file_events=sum(other.file_events for other in below),
@@ -150,9 +157,9 @@ def timeline(run: Run) -> Timeline:
         TimelineRow(
             id=UNATTRIBUTED,
             depth=1,
-            duration_ns=run.unattributed_ns,
-            self_ns=run.unattributed_ns,
-            share=_share(run.unattributed_ns, run.duration_ns),
+            duration_ns=run.unattributed_ns if timed else None,
+            self_ns=run.unattributed_ns if timed else None,
+            share=_share(run.unattributed_ns, whole_ns) if timed else None,
             pieces=_gaps(covered) if run.unattributed_ns else (),
             syscalls=run.phases[0].syscalls if run.phases else 0,
             file_events=run.phases[0].file_events if run.phases else 0,
@@ -259,10 +266,6 @@ def _belongs(phase: str, to: str) -> bool:
 
 def _share(part_ns: int, whole_ns: int) -> float:
     return part_ns / whole_ns if whole_ns else 0.0
-
-
-def _piece(run: Run, start_ns: int, duration_ns: int) -> tuple[float, float]:
-    return _share(start_ns - run.start_ns, run.duration_ns), _share(duration_ns, run.duration_ns)
 
 
 def _gaps(covered: Iterable[tuple[float, float]]) -> tuple[tuple[float, float], ...]:

@@ -127,9 +127,7 @@ def _timeline(line: Timeline, phases: Mapping[str, Phase], page: Page) -> list[s
         Column(
             "", [phases[row.id].title if row.depth and row.id in phases else "" for row in rows], right=False, rank=7
         ),
-        Column("time", [_duration(row.duration_ns, page) for row in rows]),
-        Column("share", [_percent(row.share) for row in rows]),
-        Column("own", [_duration(row.self_ns, page) if row.depth else "" for row in rows], rank=6),
+        *(_times(rows, page) if line.timed else ()),
         Column("calls", [str(row.syscalls or "") for row in rows], rank=4),
         Column("files", [str(row.file_events or "") for row in rows], rank=5),
         Column("evidence", [_evidence(row) for row in rows], right=False, rank=3),
@@ -137,7 +135,7 @@ def _timeline(line: Timeline, phases: Mapping[str, Phase], page: Page) -> list[s
     bars = Bars(
         rows=[row.pieces for row in rows],
         styles=[_bar_style(row, row is hottest) for row in rows],
-        head=lambda cells: _scale(line.run.duration_ns, cells, page),
+        head=lambda cells: _scale(line.run.duration_ns, cells, page) if line.timed else "first to last event",
     )
     styles = [_row_style(row, row is hottest) for row in rows]
     lines = [*_header(line.run, page), *table(page, columns, styles, bars)]
@@ -153,12 +151,20 @@ def _departure(departure: Departure | DepartureCount) -> str:
     return f"{departure.kind.replace('_', ' ')}: {departure.text or departure.phase}"
 
 
+def _times(rows: Sequence[TimelineRow], page: Page) -> list[Column]:
+    return [
+        Column("time", [_duration(row.duration_ns, page) for row in rows]),
+        Column("share", [_percent(row.share) for row in rows]),
+        Column("own", [_duration(row.self_ns, page) if row.depth else "" for row in rows], rank=6),
+    ]
+
+
 def _header(run: Run, page: Page) -> list[str]:
     """Operation and container, how long, how it ended; then who and when."""
     title = f"{run.operation} {page.safe(run.container_name or '(no name)')}"
     outcome = page.safe(run.outcome)
     facts = [
-        page.duration(run.duration_ns),
+        page.duration(run.duration_ns) if run.duration_ns else None,
         (run.container_id or "")[:12],
         run.image,
         f"network {run.network}" if run.network else None,

@@ -149,7 +149,19 @@ def test_the_hottest_phase_has_the_most_time_of_its_own():
 def test_a_run_without_duration_or_phases_has_rows_all_the_same():
     empty = replace(a_run(duration_ms=0), phases=())
     assert [row.id for row in timeline(empty).rows] == [UNATTRIBUTED]
-    assert [row.share for row in timeline(a_run(duration_ms=0)).rows] == [0, 0]
+    assert [row.share for row in timeline(a_run(duration_ms=0)).rows] == [None, None]
+
+
+def test_a_run_without_times_keeps_its_order():
+    first, *rest = START.phases
+    line = timeline(replace(START, duration_ns=0, unattributed_ns=0, phases=(first, *rest)))
+    assert not line.timed
+    assert [row.pieces for row in line.rows[:-1]] == [row.pieces for row in timeline(START).rows[:-1]]
+    assert {(row.duration_ns, row.self_ns, row.share) for row in line.rows} == {(None, None, None)}
+    out = text(report(line.run))
+    assert "first to last event" in out
+    assert " ns" not in out
+    assert " ms" not in out
 
 
 # Rows of many runs -----------------------------------------------------------------------------------------
