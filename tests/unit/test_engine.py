@@ -270,6 +270,25 @@ def test_a_process_that_answers_but_is_not_dockerd(tmp_path):
                 child.kill()
 
 
+@pytest.mark.parametrize(("maker", "says"), [(0, "hostPID"), (os.getpid(), "run as root")])
+def test_processes_that_may_not_be_looked_at(monkeypatch, tmp_path, maker, says):
+    """From another pid namespace the maker is 0: then being root would not help."""
+
+    def refuse(_pid):
+        raise PermissionError
+
+    monkeypatch.setattr(peer, "listener_maker", lambda _channel: maker)
+    monkeypatch.setattr(procfs, "socket_fds", refuse)
+    with closing(socket.socket(socket.AF_UNIX)) as listener:
+        listener.bind(str(tmp_path / "s.sock"))
+        listener.listen()
+        with (
+            api.connect(api.address(f"unix://{tmp_path}/s.sock"), 5) as connection,
+            pytest.raises(HostCannotError, match=says),
+        ):
+            peer.serving_process(connection)
+
+
 def test_one_file_through_two_roots(tmp_path):
     (tmp_path / "one").touch()
     seen = peer.root_of(os.getpid(), str(tmp_path / "one"))
