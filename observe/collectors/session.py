@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from observe import __version__, engine as engines
-from observe.collectors.arguments import complete_arguments
+from observe.collectors.arguments import complete_arguments, redact
 from observe.collectors.containers import ContainerIdentities
 from observe.collectors.docker_api import Identity
 from observe.collectors.inotify import InotifyCollector
@@ -103,9 +103,16 @@ class Session:
         probes.seed({pid: Role[role.upper()] for pid, role in seeds}, engines.api_connection_fds(engine))
         now_ns = boot_clock_ns()
         return [
-            Note(NoteKind.PROCESS, now_ns, {"pid": pid, "role": role, "argv": procfs.arguments(pid)})
+            Note(NoteKind.PROCESS, now_ns, {"pid": pid, "role": role, "argv": self._arguments(pid, role)})
             for pid, role in seeds
         ]
+
+    def _arguments(self, pid: int, role: str) -> list[str]:
+        """Arguments of a process that runs already; a daemon's may hold secrets (log drivers, key stores)."""
+        arguments = procfs.arguments(pid)
+        if self._options.with_values or not arguments:
+            return arguments
+        return arguments[:1] if role != "child" else redact("\0".join(arguments), entrypoint=False).split("\0")
 
     def poll(self) -> list[Item]:
         """What has arrived since the last call, in an order that `Correlator` understands."""

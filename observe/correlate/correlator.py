@@ -7,8 +7,10 @@ Memory is bounded by what is open: the events of operations in flight, and the p
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
+from collections import deque
 from collections.abc import Iterable
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 
 from observe.correlate.build import build_run
 from observe.correlate.files import FileJoin
@@ -24,11 +26,28 @@ from observe.phases import Catalogue
 
 #: After the answer: for file events that inotify tells late.
 _LINGER_NS = 300_000_000
+#: How late a file event may be read that a call before the answer caused.
+_READ_LATE_NS = 60_000_000
+#: How long a goroutine that worked for a container is taken to do so still (waits for a child are that long).
+_BOUND_NS = 2_000_000_000
+#: Work for another container so close makes an event's owner uncertain; how many of such moments are kept.
+_NEAR_NS = 100_000_000
+_FOREIGN = 4096
 #: After the answer, if nobody has told yet who the container is.
 _IDENTITY_NS = 3_000_000_000
 #: Go keeps g in a register from this version on (Go 1.17, "register-based calling convention").
 _G_IN_REGISTER = (1, 17)
+_BIRTHS = frozenset({Kind.SCHED_PROCESS_FORK, Kind.CLONE, Kind.CLONE3, Kind.FORK, Kind.VFORK})
 _LOSS_FIELDS = frozenset(field.name for field in fields(Loss))
+
+
+@dataclass(slots=True)
+class _Unresolved:
+    """An event whose operation is not known yet; `contested`: more than one was in flight."""
+
+    row: Row
+    container_id: str | None
+    contested: bool = False
 
 
 class Correlator:
@@ -46,7 +65,9 @@ class Correlator:
         self._imported: list[EventBatch] | None = [] if header.options.get("origin") == "import" else None
         self._open: list[Operation] = []
         self._closing: list[Operation] = []
-        self._unresolved: list[tuple[Row, str | None]] = []
+        self._unresolved: list[_Unresolved] = []
+        #: When, of late, something was done for a container that no operation in flight is about.
+        self._foreign_ns: deque[int] = deque(maxlen=_FOREIGN)
         self._now_ns = 0
         self._recorded_loss: dict[str, int] = {}
         self._unattributed = 0
@@ -135,7 +156,9 @@ class Correlator:
             operation.rows.append(row)
             container_id = container_id or operation.container_id
         elif any(operation.covers(row.time_ns) for operation in (*self._open, *self._closing)):
-            self._unresolved.append((row, container_id))
+            self._unresolved.append(_Unresolved(row, container_id))
+            if container_id:
+                self._foreign_ns.append(row.time_ns)
         if container_id is None and row.kind == Kind.SCHED_PROCESS_FORK:
             binding = self._lineage.binding(row)
             container_id = binding.container_id if binding else None
@@ -154,10 +177,10 @@ class Correlator:
         for operation in (*self._open, *self._closing):
             if operation.container_id == container_id and operation.covers(time_ns):
                 return operation
-        if row.kind == Kind.INOTIFY and not row.pid:  # told late: perhaps just after the answer
-            for operation in self._closing:
-                if operation.container_id == container_id and operation.covers(time_ns - _LINGER_NS):
-                    return operation
+        if row.kind == Kind.INOTIFY and not row.pid:
+            for operation in self._closing:  # told late: just after the answer, of a path that it used
+                if operation.container_id == container_id and operation.covers(time_ns - _READ_LATE_NS):
+                    return operation if any(known.path == row.path for known in operation.rows) else None
         return None
 
     def _learn(self, operation: Operation, row: Row, container_id: str | None) -> None:
@@ -197,9 +220,9 @@ class Correlator:
         operation.container_id = self._identities.by_reference(operation.reference)
         if operation.container_id is None and operation.name == "create":
             made = {
-                container_id
-                for row, container_id in self._unresolved
-                if container_id and operation.covers(row.time_ns) and row.kind in (Kind.MKDIR, Kind.MKDIRAT)
+                one.container_id
+                for one in self._unresolved
+                if one.container_id and operation.covers(one.row.time_ns) and one.row.kind in (Kind.MKDIR, Kind.MKDIRAT)
             }
             if len(made) == 1:
                 operation.container_id = made.pop()
@@ -207,36 +230,48 @@ class Correlator:
     def _resolve(self, ready: Iterable[Operation]) -> None:
         """Give events that came before their container was known to the operations that end now."""
         left = []
-        for row, container_id in self._unresolved:
-            operation = self._owner(row, container_id)
+        for one in self._unresolved:
+            operation = self._owner(one)
             if operation in ready:
-                operation.rows.append(row)
+                operation.rows.append(one.row)
             else:
-                left.append((row, container_id))
+                left.append(one)
         self._unresolved = left
 
-    def _owner(self, row: Row, container_id: str | None) -> Operation | None:
+    def _owner(self, one: _Unresolved) -> Operation | None:
+        row = one.row
         around = [operation for operation in (*self._open, *self._closing) if operation.covers(row.time_ns)]
-        if container_id is None:
-            layer = layer_in(row.path)
-            container_id = self._identities.by_layer(layer) if layer else None
-        if container_id is None:
-            binding = self._lineage.binding(row)
-            if binding and any(operation.covers(binding.time_ns) for operation in around):
-                container_id = binding.container_id
+        container_id = one.container_id or self._container_in_hindsight(row)
         if container_id is not None:
             return next((operation for operation in around if operation.container_id == container_id), None)
-        # Nobody says whose it is: certain only if one operation is in flight.
-        return around[0] if len(around) == 1 else None
+        # Nobody says whose it is: certain only if one operation is in flight, and nothing else goes on.
+        one.contested = one.contested or len(around) != 1 or self._foreign_near(row.time_ns)
+        return None if one.contested else around[0]
+
+    def _container_in_hindsight(self, row: Row) -> str | None:
+        layer = layer_in(row.path)
+        container_id = self._identities.by_layer(layer) if layer else None
+        if container_id is None and row.kind in _BIRTHS:
+            container_id = self._lineage.child_container(row)
+        if container_id is None:
+            binding = self._lineage.binding(row)
+            if binding and abs(binding.time_ns - row.time_ns) <= _BOUND_NS:
+                container_id = binding.container_id
+        return container_id
+
+    def _foreign_near(self, time_ns: int) -> bool:
+        times = sorted(self._foreign_ns)
+        index = bisect_left(times, time_ns - _NEAR_NS)
+        return index < len(times) and times[index] <= time_ns + _NEAR_NS
 
     def _forget_unresolved(self) -> None:
         """Events that lie in no operation any more: counted if nobody says whose they were."""
         pending = (*self._open, *self._closing)
         kept = []
-        for row, container_id in self._unresolved:
-            if any(operation.covers(row.time_ns) for operation in pending):
-                kept.append((row, container_id))
-            elif container_id is None:
+        for one in self._unresolved:
+            if any(operation.covers(one.row.time_ns) for operation in pending):
+                kept.append(one)
+            elif one.container_id is None and self._container_in_hindsight(one.row) is None:
                 self._unattributed += 1
         self._unresolved = kept
 

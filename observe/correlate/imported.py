@@ -49,7 +49,7 @@ def _explained(rows: Sequence[Row], rules: Rules) -> int:
 def _run(name: str, rows: Sequence[Row], rules: Rules) -> Run:
     bounds = (rows[0].time_ns, rows[-1].time_ns + 1)
     found = walk(rows, rules, bounds, lambda _pid: "", lambda _row: True, failed=False)
-    container_id = next((found for row in rows if (found := container_in(row.path))), None)
+    container_id = next((name for row in rows if (name := container_in(row.path))), None)
     return Run(
         operation=name,
         container_id=container_id,

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from observe.correlate.identity import Identities
 from observe.correlate.names import container_in, layer_in, process_in
@@ -13,16 +14,18 @@ from observe.correlate.rows import Row
 from observe.model import Kind
 
 _ENGINE_ROLES = ("dockerd", "containerd")
-#: Goroutines whose container is remembered; g pointers are reused, so old bindings are worth nothing.
-_BINDINGS = 20_000
+#: Goroutines of dockerd whose containers are remembered, and how many of the latest of each.
+_GOROUTINES = 2_000
+_BINDINGS = 256
+#: Processes that ended whose container is remembered: their parent's clone may be looked at later.
+_PROCESSES = 20_000
 
 
-@dataclass(slots=True)
-class Binding:
+class Binding(NamedTuple):
     """A goroutine did something for a container at `time_ns`."""
 
-    container_id: str
     time_ns: int
+    container_id: str
 
 
 class Lineage:
@@ -33,7 +36,8 @@ class Lineage:
         self._identities = identities
         self._roles: dict[int, str] = {}
         self._containers: dict[int, str] = {}
-        self._bindings: dict[tuple[int, int], Binding] = {}
+        self._ended: OrderedDict[int, str] = OrderedDict()
+        self._bindings: OrderedDict[int, list[Binding]] = OrderedDict()
 
     def learn(self, data: Mapping[str, Any]) -> None:
         """Take a process note: pid, role, argv of a process that lived before the recording."""
@@ -56,8 +60,8 @@ class Lineage:
             return self._named(row)
         if self.is_engine(row.pid):
             container_id = self._named(row)
-            if container_id and row.goroutine:
-                self._bind((row.pid, row.goroutine), Binding(container_id, row.time_ns))
+            if container_id and row.goroutine and self._roles[row.pid] == "dockerd":
+                self._bind(row.goroutine, Binding(row.time_ns, container_id))
             return container_id
         container_id = self._containers.get(row.pid)
         if container_id is None:
@@ -85,14 +89,30 @@ class Lineage:
                     return container_id
         return None
 
-    def _bind(self, key: tuple[int, int], binding: Binding) -> None:
-        self._bindings[key] = binding
-        if len(self._bindings) > _BINDINGS:
-            self._bindings.pop(next(iter(self._bindings)))
+    def _bind(self, goroutine: int, binding: Binding) -> None:
+        history = self._bindings.setdefault(goroutine, [])
+        self._bindings.move_to_end(goroutine)
+        history.append(binding)
+        if len(history) > _BINDINGS:
+            del history[: _BINDINGS // 2]
+        if len(self._bindings) > _GOROUTINES:
+            self._bindings.popitem(last=False)
 
     def binding(self, row: Row) -> Binding | None:
-        """What the event's goroutine did last for a container."""
-        return self._bindings.get((row.pid, row.goroutine)) if row.goroutine else None
+        """What the event's goroutine of dockerd did for a container next in time, before or after.
+
+        A goroutine that ends leaves its g pointer to another, which may work for another container: the
+        nearest is the best witness. containerd's goroutines change too fast to be asked.
+        """
+        history = self._bindings.get(row.goroutine)
+        if not history or self._roles.get(row.pid) != "dockerd":
+            return None
+        index = bisect_left(history, (row.time_ns, ""))
+        return min(history[max(index - 1, 0) : index + 1], key=lambda binding: abs(binding.time_ns - row.time_ns))
+
+    def child_container(self, row: Row) -> str | None:
+        """Container of the process that a fork or clone made, as it turned out."""
+        return self._containers.get(row.ret) or self._ended.get(row.ret)
 
     def follow(self, row: Row, container_id: str | None) -> None:
         """Keep track of births and deaths; `container_id`: what the event was attributed to."""
@@ -100,5 +120,9 @@ class Lineage:
             if container_id:
                 self._containers[row.ret] = container_id
         elif row.kind == Kind.SCHED_PROCESS_EXIT and row.pid == row.tid:
-            self._containers.pop(row.pid, None)
+            ended = self._containers.pop(row.pid, None)
+            if ended:
+                self._ended[row.pid] = ended
+                if len(self._ended) > _PROCESSES:
+                    self._ended.popitem(last=False)
             self._roles.pop(row.pid, None)

@@ -91,20 +91,12 @@ class Rules:
         self._any_path = re.compile("|".join(f"(?:{pattern})" for pattern in with_path) or r"(?!)")
 
     def candidates(self, row: Row, role: str, on_request_goroutine: bool) -> list[int]:
-        """Numbers of the phases that an event speaks for, in documented order."""
-        out = []
-        for rule in self._for_path(row.path) if row.path else self._pathless:
-            evidence = rule.evidence
-            if row.kind not in rule.kinds or row.flags & evidence.flags != evidence.flags:
-                continue
-            if row.kind != Kind.INOTIFY or row.pid:
-                if evidence.role is not None and evidence.role != role:
-                    continue
-                if role == "dockerd" and evidence.goroutine == "request" and not on_request_goroutine:
-                    continue
-            if not out or out[-1] != rule.phase:
-                out.append(rule.phase)
-        return out
+        """Numbers of the phases that an event speaks for by its path, in documented order."""
+        return [rule.phase for rule in self._for_path(row.path) if _holds(rule, row, role, on_request_goroutine)]
+
+    def weak_candidates(self, row: Row, role: str, on_request_goroutine: bool) -> list[int]:
+        """Numbers of the phases in which a call like this one is made, among other places."""
+        return [rule.phase for rule in self._pathless if _holds(rule, row, role, on_request_goroutine)]
 
     def _for_path(self, path: str) -> tuple[CallRule, ...]:
         found = self._by_path.get(path)
@@ -112,13 +104,24 @@ class Rules:
             text = path
             if self._data_root and path.startswith(self._data_root + "/"):
                 text = "{data}" + path[len(self._data_root) :]
-            found = self._pathless
+            found = ()
             if self._any_path.fullmatch(text):
-                found = tuple(rule for rule in self._calls if rule.path is None or rule.path.fullmatch(text))
+                found = tuple(rule for rule in self._calls if rule.path is not None and rule.path.fullmatch(text))
             if len(self._by_path) >= _CACHED_PATHS:
                 self._by_path.clear()
             self._by_path[path] = found
         return found
+
+
+def _holds(rule: CallRule, row: Row, role: str, on_request_goroutine: bool) -> bool:
+    evidence = rule.evidence
+    if row.kind not in rule.kinds or row.flags & evidence.flags != evidence.flags:
+        return False
+    if row.kind == Kind.INOTIFY and not row.pid:  # nobody knows who did it
+        return True
+    if evidence.role is not None and evidence.role != role:
+        return False
+    return role != "dockerd" or (evidence.goroutine == "request") == on_request_goroutine
 
 
 def _call_rule(number: int, evidence: Evidence) -> CallRule:

@@ -66,18 +66,21 @@ def walk(
     found = Walk()
     parents = _parents(rows)
     programs = _programs(rows, rules, parents, bounds)
+    of_programs = {rule.phase for rule in rules.programs}
     waiting = sorted(programs, key=lambda program: program.start_ns)
     current = 0
     for row in rows:
         while waiting and waiting[0].start_ns <= row.time_ns:
             current = max(current, _enter_program(waiting.pop(0), rules, found))
-        for phase in _choose(rules.candidates(row, role(row.pid), on_request(row)), current, rules, failed=failed):
+        candidates = rules.candidates(row, role(row.pid), on_request(row))
+        if not on_request(row):  # what others do for a program proves it only while it runs
+            candidates = [phase for phase in candidates if phase not in of_programs or phase in found.spans]
+        for phase in _choose(candidates, current, rules, failed=failed):
             if _contains(rules, phase, current):
                 _cover(found, phase, max(row.time_ns, bounds[0]), min(row.end_ns, bounds[1]))
                 continue
             if phase < current:
-                if row.path:  # without one it is a call that other work makes too
-                    _depart(phase, rules, found, known=phase in found.spans)
+                _depart(phase, rules, found, known=phase in found.spans)
                 continue
             current = phase
             _cover(found, phase, max(row.time_ns, bounds[0]), min(row.end_ns, bounds[1]))
@@ -85,6 +88,9 @@ def walk(
     for program in waiting:
         _enter_program(program, rules, found)
     _cut_to_last_event(rows, rules, found)
+    for row in rows:
+        for phase in rules.weak_candidates(row, role(row.pid), on_request(row)):
+            _cover_weakly(found, phase, row, rules, bounds)
     _cover_children(rules, found)
     return found
 
@@ -117,6 +123,15 @@ def _cover(found: Walk, phase: int, start_ns: int, end_ns: int) -> None:
         found.spans[phase] = PhaseSpan(start_ns, end_ns)
     else:
         span.cover(start_ns, end_ns)
+
+
+def _cover_weakly(found: Walk, phase: int, row: Row, rules: Rules, bounds: tuple[int, int]) -> None:
+    """Count an event for a phase if it lies between the phases before and after, as far as those were seen."""
+    others = {number: span for number, span in found.spans.items() if not _contains(rules, number, phase)}
+    earliest = max((span.end_ns for number, span in others.items() if number < phase), default=bounds[0])
+    latest = min((span.start_ns for number, span in others.items() if number > phase), default=bounds[1])
+    if earliest <= row.time_ns and row.end_ns <= latest:
+        _cover(found, phase, row.time_ns, row.end_ns)
 
 
 def _depart(phase: int, rules: Rules, found: Walk, *, known: bool) -> None:

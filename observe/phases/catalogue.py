@@ -23,7 +23,7 @@ _EVIDENCE_KEYS = {"calls", "path", "name", "flags", "role", "goroutine", "progra
 _OCCURS = ("always", "on_failure", "if_configured")
 _ROLES = ("dockerd", "containerd", "child")
 _UNTIL = ("exit", "last_event")
-_GOROUTINES = ("request", "any")
+_GOROUTINES = ("request", "other")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,9 @@ class Evidence:
     A *call* rule has `calls` (none: any file operation), `paths` (globs, one of which must match; `{data}` is
     the data root, `{driver}`, `{layer}` and `{id}` are what they say, `*` stays inside a name, `**` does not),
     `flags` (bits that must be set), `role` (which process) and `goroutine`: a call of dockerd counts on the
-    goroutine that serves the `request` only, unless the rule says `any`. A *program* rule has `program` (glob of
+    goroutine that serves the `request`, or, if the rule says so, on any `other` while the phase's program runs.
+    Without a path the rule is weak: other work makes such calls too, so it counts only between the neighbouring
+    phases. A *program* rule has `program` (glob of
     the executed file's name or of its argument 0), `argument` and `companion` (words of its arguments); it spans
     from the program's fork to its `exit`, or to the `last_event` of its process tree inside the parent phase.
     `many`: it normally runs more than once.
