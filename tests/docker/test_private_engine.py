@@ -83,6 +83,21 @@ def test_what_the_fixture_says_is_so(engine: Engine) -> None:
         assert Path(f"/proc/{engine.pid}/ns/{namespace}").readlink() != Path(f"/proc/self/ns/{namespace}").readlink()
 
 
+def test_what_a_daemon_would_write_on_its_host_is_hidden(engine: Engine) -> None:
+    lines = [line.split(" ") for line in Path(f"/proc/{engine.pid}/mountinfo").read_text().splitlines()]
+    # The last mount on a place is the one that is seen.
+    kinds = {fields[4]: fields[fields.index("-") + 1] for fields in lines}
+    options = {fields[4]: fields[5].split(",") for fields in lines}
+    assert {place: kinds.get(place) for place in ("/etc", "/opt", "/run")} == {
+        "/etc": "overlay",
+        "/opt": "overlay",
+        "/run": "tmpfs",
+    }
+    assert "ro" in options["/proc/sys/kernel/keys"]
+    arguments = Path(f"/proc/{engine.pid}/cmdline").read_bytes().split(b"\0")
+    assert arguments[arguments.index(b"--config-file") + 1].startswith(bytes(engine.directory))
+
+
 def test_start_and_stop_leave_no_trace(directory: Path) -> None:
     def host() -> dict[str, object]:
         paths = [path for top in SHARED_WITH_HOST for path in (Path(top), *Path(top).rglob("*"))]
