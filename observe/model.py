@@ -127,6 +127,9 @@ EVENT_DTYPE = np.dtype(
 STRING_COLUMNS = ("comm", "path", "path2", "detail")
 
 
+_NO_MARKS = Mark(0)
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """One event, for people and tests; the columns of `EVENT_DTYPE` with the strings in place."""
@@ -144,7 +147,7 @@ class Event:
     path: str = ""
     path2: str = ""
     detail: str = ""
-    marks: Mark = Mark(0)
+    marks: Mark = _NO_MARKS
 
     @property
     def end_ns(self) -> int:
@@ -182,16 +185,13 @@ class EventBatch:
         index = {"": 0}
         names = EVENT_DTYPE.names
         assert names is not None  # noqa: S101 - a structured dtype has names
-        rows = []
-        for event in events:
-            rows.append(
-                tuple(
-                    index.setdefault(getattr(event, name), len(index))
-                    if name in STRING_COLUMNS
-                    else getattr(event, name)
-                    for name in names
-                )
+        rows = [
+            tuple(
+                index.setdefault(getattr(event, name), len(index)) if name in STRING_COLUMNS else getattr(event, name)
+                for name in names
             )
+            for event in events
+        ]
         return cls(np.array(rows, dtype=EVENT_DTYPE), tuple(index))
 
     @classmethod
@@ -278,7 +278,9 @@ class Loss:
     @property
     def data_was_lost(self) -> bool:
         """Whether something that happened is missing (inotify's own blindness is not: the kernel stream has it)."""
-        return bool(self.ring_buffer or self.lineage or self.inotify_overflows or self.inotify_watches or self.damaged_bytes)
+        return bool(
+            self.ring_buffer or self.lineage or self.inotify_overflows or self.inotify_watches or self.damaged_bytes
+        )
 
 
 class Evidence(StrEnum):

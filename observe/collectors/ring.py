@@ -21,7 +21,9 @@ from observe.probes.layout import RECORD_DTYPE, decode
 _HEADER_BYTES = 8
 _BUSY = 1 << 31
 _SLOT_BYTES = (RECORD_DTYPE.itemsize + _HEADER_BYTES + 7) // 8 * 8
-_SLOT_DTYPE = np.dtype({"names": ["header", "record"], "formats": ["<u4", RECORD_DTYPE], "offsets": [0, 8], "itemsize": _SLOT_BYTES})
+_SLOT_DTYPE = np.dtype(
+    {"names": ["header", "record"], "formats": ["<u4", RECORD_DTYPE], "offsets": [0, 8], "itemsize": _SLOT_BYTES}
+)
 
 
 class RingReader:

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from observe import __version__, engine as engines
+from observe import __version__
+from observe import engine as engines
 from observe.collectors.arguments import complete_arguments, redact
 from observe.collectors.containers import ContainerIdentities
 from observe.collectors.docker_api import Identity
@@ -65,7 +66,9 @@ class Session:
         """Header of a recording of this session; `extra` goes into its options."""
         uname = platform.uname()
         root = self.engine.data_root.rstrip("/")
-        watched = [f"{root}/{area}" for area in (*_WATCHED, self.engine.storage_driver)] if self._options.inotify else []
+        watched = (
+            [f"{root}/{area}" for area in (*_WATCHED, self.engine.storage_driver)] if self._options.inotify else []
+        )
         return Header(
             host={"hostname": uname.node, "kernel": uname.release, "arch": uname.machine},
             engine=self.engine.facts(),

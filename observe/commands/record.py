@@ -122,7 +122,7 @@ class _Recorder:
     _stopped: bool = False
     _child: subprocess.Popen[bytes] | None = None
     _page: Page = field(default_factory=lambda: Page.of(sys.stderr))
-    _live: bool = field(default_factory=lambda: sys.stderr.isatty())
+    _live: bool = field(default_factory=sys.stderr.isatty)
 
     def record(self, command: list[str], duration_seconds: float | None) -> int:
         """Until the command ends, the duration is over, a signal comes or the engine ends; the exit code."""
@@ -213,5 +213,3 @@ def _on_terminal() -> bool:
         return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
     except (OSError, ValueError):
         return False
-
-

@@ -139,7 +139,7 @@ def _phase(entry: Mapping[str, Any], source: str) -> Phase:
         raise ObserveError(f"{source}: a phase without an id")
     unknown = set(entry) - _PHASE_KEYS
     if unknown:
-        raise ObserveError(f"{source}: {name}: unknown key {sorted(unknown)[0]!r}")
+        raise ObserveError(f"{source}: {name}: unknown key {min(unknown)!r}")
     for key in ("step", "title"):
         if not isinstance(entry.get(key), str) or not entry[key]:
             raise ObserveError(f"{source}: {name}: {key} is missing")
@@ -162,7 +162,7 @@ def _phase(entry: Mapping[str, Any], source: str) -> Phase:
 def _evidence(rule: Mapping[str, Any], where: str) -> Evidence:
     unknown = set(rule) - _EVIDENCE_KEYS
     if unknown:
-        raise ObserveError(f"{where}: unknown key {sorted(unknown)[0]!r} in evidence")
+        raise ObserveError(f"{where}: unknown key {min(unknown)!r} in evidence")
     if ("calls" in rule or "path" in rule) == ("program" in rule):
         raise ObserveError(f"{where}: evidence needs either calls or a path, or a program")
     try:

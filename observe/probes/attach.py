@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Self
 
 from observe.errors import HostCannotError
-from observe.probes import bpf, compile, events
+from observe.probes import bpf, compiler, events
 from observe.probes.layout import Counter
 
 #: Holds more than 7,000 records: about 15 container starts between two drains.
@@ -38,7 +38,7 @@ def tracefs() -> Path:
 class EventProbes:
     """The programs of `bpf/events.bpf.c`, loaded and seeded; attached between `attach()` and `close()`."""
 
-    def __init__(self, image: compile.Image, ring_bytes: int = DEFAULT_RING_BYTES) -> None:
+    def __init__(self, image: compiler.Image, ring_bytes: int = DEFAULT_RING_BYTES) -> None:
         """Create the maps and load the programs. `ring_bytes`: a power of two, at least a page.
 
         Raises HostCannotError if the kernel refuses, saying what it said.
@@ -51,16 +51,20 @@ class EventProbes:
             self._load(image)
         except OSError as error:
             self.close()
-            raise HostCannotError(f"the kernel does not take the BPF programs: {error.strerror}; see observe doctor") from error
+            raise HostCannotError(
+                f"the kernel does not take the BPF programs: {error.strerror}; see observe doctor"
+            ) from error
         except BaseException:
             self.close()
             raise
 
-    def _load(self, image: compile.Image) -> None:
+    def _load(self, image: compiler.Image) -> None:
         for spec in image.maps:
             max_entries = self.ring_bytes if spec.type == bpf.MAP_TYPE_RINGBUF else spec.max_entries
             self._maps[spec.name] = self._own(
-                bpf.map_create(spec.type, spec.key_bytes, spec.value_bytes, max_entries, spec.flags, spec.name)
+                bpf.map_create(
+                    spec.type, spec.key_bytes, spec.value_bytes, max_entries, flags=spec.flags, name=spec.name
+                )
             )
         self._programs = {}
         for program in image.programs:
@@ -151,4 +155,4 @@ def build_event_probes(ring_bytes: int = DEFAULT_RING_BYTES) -> EventProbes:
     if ring_bytes < mmap.PAGESIZE or ring_bytes & (ring_bytes - 1):
         raise HostCannotError(f"a ring buffer of {ring_bytes} bytes is not a power of two of at least {mmap.PAGESIZE}")
     tracefs()  # bcc reads tracepoint formats there: say what is missing before it does
-    return EventProbes(compile.build(events.SOURCE, [*events.RAW_TRACEPOINTS, *events.TRACEPOINTS]), ring_bytes)
+    return EventProbes(compiler.build(events.SOURCE, [*events.RAW_TRACEPOINTS, *events.TRACEPOINTS]), ring_bytes)

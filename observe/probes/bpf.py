@@ -55,7 +55,7 @@ def _bpf(command: int, attributes: bytes) -> int:
     return result
 
 
-def map_create(map_type: int, key_bytes: int, value_bytes: int, max_entries: int, flags: int, name: str) -> int:
+def map_create(map_type: int, key_bytes: int, value_bytes: int, max_entries: int, *, flags: int, name: str) -> int:
     """Create a map; its descriptor."""
     return _bpf(
         _MAP_CREATE,

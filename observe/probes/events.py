@@ -65,7 +65,7 @@ class Call:
     fd: int = 0
 
     def pack(self) -> bytes:
-        """struct call of bpf/events.bpf.c."""
+        """The bytes of struct call of bpf/events.bpf.c."""
         return struct.pack("<H6B", self.kind, self.what, self.path, self.path2, self.detail, self.flags, self.fd)
 
 

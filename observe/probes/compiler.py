@@ -92,7 +92,9 @@ def expand(path: Path) -> str:
 def _uapi_include_flags() -> list[str]:
     flags = ["-I/usr/include"]
     # Debian and Ubuntu keep <asm/…> in a folder named by architecture.
-    flags += [f"-I{folder}" for folder in sorted(Path("/usr/include").glob("*-linux-gnu*")) if (folder / "asm").is_dir()]
+    flags += [
+        f"-I{folder}" for folder in sorted(Path("/usr/include").glob("*-linux-gnu*")) if (folder / "asm").is_dir()
+    ]
     return flags
 
 
@@ -144,7 +146,9 @@ def _program(name: str, code: bytes, maps: dict[int, MapSpec]) -> Program:
 def _image_to_json(image: Image) -> dict[str, Any]:
     return {
         "maps": [[getattr(spec, name) for name in MapSpec.__slots__] for spec in image.maps],
-        "programs": [[p.name, base64.b64encode(p.code).decode(), [list(place) for place in p.maps]] for p in image.programs],
+        "programs": [
+            [p.name, base64.b64encode(p.code).decode(), [list(place) for place in p.maps]] for p in image.programs
+        ],
     }
 
 
