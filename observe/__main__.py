@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(arguments, ours)
     except ObserveError as error:
-        return _failed(str(error), error.exit_code, debug="--debug" in ours)
+        return _failed(*(str(line) for line in error.args), code=error.exit_code, debug="--debug" in ours)
     except KeyboardInterrupt:
         return _INTERRUPTED
     except BrokenPipeError:
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _PIPE_CLOSED
     except Exception as error:  # noqa: BLE001 - the last resort: nobody above could show it
         hint = "" if "--debug" in ours else "; run again with --debug for the traceback"
-        return _failed(f"unexpected {type(error).__name__}: {error}{hint}", 1, debug="--debug" in ours)
+        return _failed(f"unexpected {type(error).__name__}: {error}{hint}", code=1, debug="--debug" in ours)
 
 
 def _run(arguments: Sequence[str], ours: Sequence[str]) -> int:
@@ -88,13 +88,14 @@ def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _failed(message: str, code: int, *, debug: bool) -> int:
-    """Say in one line what happened, and give the exit code back."""
+def _failed(*messages: str, code: int, debug: bool) -> int:
+    """Say what happened, each message in one line, and give the exit code back."""
     if debug:
         traceback.print_exc()
-    # No line ends or escape sequences from names that somebody else chose.
-    line = "".join(letter if letter.isprintable() else " " for letter in message)
-    print(f"observe: {' '.join(line.split())}", file=sys.stderr)
+    for message in messages:
+        # No line ends or escape sequences from names that somebody else chose.
+        line = "".join(letter if letter.isprintable() else " " for letter in message)
+        print(f"observe: {' '.join(line.split())}", file=sys.stderr)
     try:
         sys.stdout.flush()
     except OSError:

@@ -7,9 +7,13 @@ Only `observe.__main__` turns them into exit codes (contract: 0 done, 1 failed, 
 
 
 class ObserveError(Exception):
-    """Something failed; the message is one line and says what to do. Exit code 1."""
+    """Something failed; each argument is one line that says what happened and what to do. Exit code 1."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """All lines."""
+        return "\n".join(str(line) for line in self.args)
 
 
 class HostCannotError(ObserveError):

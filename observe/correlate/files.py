@@ -7,7 +7,8 @@ calls did and inotify never told is counted: it cannot watch a directory before 
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
+from dataclasses import dataclass
 
 from observe.correlate.rows import Row
 from observe.model import Kind, Mark
@@ -31,13 +32,25 @@ _RENAMES = frozenset({Kind.RENAME, Kind.RENAMEAT, Kind.RENAMEAT2})
 _REMOVALS = frozenset({Kind.UNLINK, Kind.UNLINKAT, Kind.RMDIR})
 
 
+@dataclass(slots=True)
+class _Call:
+    """A call whose event may still come; `certain`: it comes unless inotify misses it."""
+
+    key: tuple[int, str]
+    row: Row
+    certain: bool
+    told: bool = False
+
+
 class FileJoin:
     """Pairs calls with events of the same path and effect; bounded by how late inotify may be."""
 
     def __init__(self, watched: tuple[str, ...]) -> None:
         """`watched`: folders whose content inotify was asked to tell (none: nothing counts as missed)."""
         self._watched = tuple(folder.rstrip("/") + "/" for folder in watched)
-        self._waiting: OrderedDict[tuple[int, str], deque[tuple[Row, bool]]] = OrderedDict()
+        #: Calls that wait, in stream order, and the same by key, without those that were told.
+        self._waiting: deque[_Call] = deque()
+        self._by_key: dict[tuple[int, str], deque[_Call]] = {}
         self.missed = 0
 
     def call(self, row: Row) -> None:
@@ -57,35 +70,46 @@ class FileJoin:
 
     def event(self, row: Row) -> Row:
         """The inotify event with time, process and goroutine of its call; as it is if no call is known."""
-        if row.marks & Mark.INVENTED:
+        effect = None if row.marks & Mark.INVENTED else _effect(row.flags)
+        if effect is None or (effect, row.path) not in self._by_key:
             return row
-        waiting = self._waiting.get((_effect(row.flags), row.path))
-        if not waiting:
-            return row
-        call, _ = waiting.popleft()
-        if not waiting:
-            del self._waiting[(_effect(row.flags), row.path)]
+        found = self._take((effect, row.path))
+        found.told = True
+        call = found.row
+        # inotify keeps the order of what happened: it will not tell any more what was over before this call.
+        while self._waiting[0] is not found and self._waiting[0].row.end_ns <= call.time_ns:
+            self._give_up_oldest()
         return row._replace(time_ns=call.time_ns, pid=call.pid, tid=call.tid, goroutine=call.goroutine, comm=call.comm)
 
     def advance(self, now_ns: int) -> None:
         """Count as missed what inotify will not tell any more."""
-        while self._waiting:
-            key, waiting = next(iter(self._waiting.items()))
-            call, certain = waiting[0]
-            if call.time_ns + _LATEST_NS > now_ns:
-                return
-            waiting.popleft()
-            self.missed += certain and self._is_watched(call.path)
-            if not waiting:
-                del self._waiting[key]
+        while self._waiting and self._waiting[0].row.time_ns + _LATEST_NS <= now_ns:
+            self._give_up_oldest()
 
     def finish(self) -> None:
         """No event comes any more."""
-        self.advance(1 << 63)
+        while self._waiting:
+            self._give_up_oldest()
 
     def _wait(self, effect: int, path: str, row: Row, *, certain: bool) -> None:
         # Inside a mounted layer, inotify sees the upper directory.
-        self._waiting.setdefault((effect, path.replace("/merged/", "/diff/")), deque()).append((row, certain))
+        call = _Call((effect, path.replace("/merged/", "/diff/")), row, certain)
+        self._waiting.append(call)
+        self._by_key.setdefault(call.key, deque()).append(call)
+
+    def _take(self, key: tuple[int, str]) -> _Call:
+        """The oldest call of a key, which does not wait any more."""
+        calls = self._by_key[key]
+        call = calls.popleft()
+        if not calls:
+            del self._by_key[key]
+        return call
+
+    def _give_up_oldest(self) -> None:
+        call = self._waiting.popleft()
+        if not call.told:
+            self._take(call.key)
+            self.missed += call.certain and self._is_watched(call.row.path)
 
     def _is_watched(self, path: str) -> bool:
         return path.startswith(self._watched) and "/merged" not in path if self._watched else False

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +12,8 @@ from observe.model import Container
 
 #: How many containers are remembered; the ones not used for longest are forgotten.
 _REMEMBERED = 10_000
+#: What clients print of an id. Fewer digits may as well be the name of a container that is not known.
+_SHORT_ID = re.compile(r"[0-9a-f]{12,63}")
 
 
 class Identities:
@@ -27,9 +30,13 @@ class Identities:
         container = Container(**{key: data[key] for key in Container.__slots__ if key in data})
         _remember(self._containers, container.id, container)
         if container.name:
-            _remember(self._ids_by_name, container.name, container.id)
+            self.learn_name(container.name, container.id)
         if container.layer:
             self.learn_layer(container.layer, container.id)
+
+    def learn_name(self, name: str, container_id: str) -> None:
+        """A name belongs to a container from now on; it may have been another's."""
+        _remember(self._ids_by_name, name, container_id)
 
     def learn_layer(self, layer: str, container_id: str) -> None:
         """A layer belongs to a container."""
@@ -44,8 +51,14 @@ class Identities:
         return self._ids_by_layer.get(layer)
 
     def by_reference(self, reference: str) -> str | None:
-        """Id of the container that a user named by full id or by name."""
-        return reference if reference in self._containers else self._ids_by_name.get(reference)
+        """Id of the container that a user named by full id, by name or by short id, in dockerd's order."""
+        if reference in self._containers:
+            return reference
+        container_id = self._ids_by_name.get(reference)
+        if container_id is None and _SHORT_ID.fullmatch(reference):
+            found = [known for known in self._containers if known.startswith(reference)]
+            container_id = found[0] if len(found) == 1 else None
+        return container_id
 
 
 def _remember(table: OrderedDict[str, Any], key: str, value: Any) -> None:

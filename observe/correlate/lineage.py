@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from observe.correlate.identity import Identities
 from observe.correlate.names import container_in, layer_in, process_in
 from observe.correlate.rows import Row
-from observe.model import Kind
+from observe.model import Kind, Mark
 
 _ENGINE_ROLES = ("dockerd", "containerd")
 #: Goroutines of dockerd whose containers are remembered, and how many of the latest of each.
@@ -19,6 +19,7 @@ _GOROUTINES = 2_000
 _BINDINGS = 256
 #: Processes that ended whose container is remembered: their parent's clone may be looked at later.
 _PROCESSES = 20_000
+_EXECS = frozenset({Kind.EXECVE, Kind.EXECVEAT})
 
 
 class Binding(NamedTuple):
@@ -31,9 +32,10 @@ class Binding(NamedTuple):
 class Lineage:
     """Processes alive and their containers; fed with every event in stream order."""
 
-    def __init__(self, identities: Identities) -> None:
-        """No process is known."""
+    def __init__(self, identities: Identities, *, goroutines: bool) -> None:
+        """No process is known. `goroutines`: whether the g register of dockerd tells its goroutine."""
         self._identities = identities
+        self._goroutines = goroutines
         self._roles: dict[int, str] = {}
         self._containers: dict[int, str] = {}
         self._ended: OrderedDict[int, str] = OrderedDict()
@@ -60,7 +62,7 @@ class Lineage:
             return self._named(row)
         if self.is_engine(row.pid):
             container_id = self._named(row)
-            if container_id and row.goroutine and self._roles[row.pid] == "dockerd":
+            if container_id and row.goroutine and self._goroutines and self._roles[row.pid] == "dockerd":
                 self._bind(row.goroutine, Binding(row.time_ns, container_id))
             return container_id
         container_id = self._containers.get(row.pid)
@@ -84,7 +86,7 @@ class Lineage:
                     return container_id
             process = process_in(text)
             if process:
-                container_id = self._containers.get(process)
+                container_id = self._of_process(process)
                 if container_id:
                     return container_id
         return None
@@ -112,17 +114,31 @@ class Lineage:
 
     def child_container(self, row: Row) -> str | None:
         """Container of the process that a fork or clone made, as it turned out."""
-        return self._containers.get(row.ret) or self._ended.get(row.ret)
+        return self._of_process(row.ret)
+
+    def _of_process(self, pid: int) -> str | None:
+        return self._containers.get(pid) or self._ended.get(pid)
 
     def follow(self, row: Row, container_id: str | None) -> None:
         """Keep track of births and deaths; `container_id`: what the event was attributed to."""
         if row.kind == Kind.SCHED_PROCESS_FORK:
+            self._forget(row.ret)  # the number may have been another's before
             if container_id:
                 self._containers[row.ret] = container_id
         elif row.kind == Kind.SCHED_PROCESS_EXIT and row.pid == row.tid:
-            ended = self._containers.pop(row.pid, None)
-            if ended:
-                self._ended[row.pid] = ended
-                if len(self._ended) > _PROCESSES:
-                    self._ended.popitem(last=False)
-            self._roles.pop(row.pid, None)
+            self._end(row.pid)
+        elif row.marks & Mark.ENTRYPOINT and row.kind in _EXECS and not row.ret:
+            self._end(row.pid)  # from here on it is the container's own affair: its exit will not be told
+
+    def _end(self, pid: int) -> None:
+        container_id = self._containers.get(pid)
+        self._forget(pid)
+        if container_id:
+            self._ended[pid] = container_id
+            if len(self._ended) > _PROCESSES:
+                self._ended.popitem(last=False)
+
+    def _forget(self, pid: int) -> None:
+        self._roles.pop(pid, None)
+        self._containers.pop(pid, None)
+        self._ended.pop(pid, None)

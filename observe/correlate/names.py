@@ -11,10 +11,12 @@ DRIVERS = ("overlay2", "fuse-overlayfs", "btrfs", "zfs", "vfs", "overlay", "aufs
 
 _LAYER = re.compile(rf"/(?:{'|'.join(DRIVERS)})/(?:dir/)?([0-9a-z]{{25,64}})(?:-init)?(?=/|$)")
 _ID = re.compile(r"(?<![0-9a-zA-Z])[0-9a-f]{64}(?![0-9a-zA-Z])")
-# Before a 64-digit name that is none of a container: digests, layers, the hash in a shim's socket path.
-_NOT_A_CONTAINER = re.compile(rf"(?:sha256[:/]|/s/|/(?:{'|'.join(DRIVERS)})/(?:dir/)?)$")
+# Before a 64-digit name that is none of a container: digests, layers, anonymous volumes, plugins, content that
+# containerd takes in, the hash in a shim's socket path.
+_NOT_A_CONTAINER = re.compile(rf"(?:sha256[:/]|/s/|/volumes/|/plugins/|/ingest/|/(?:{'|'.join(DRIVERS)})/(?:dir/)?)$")
 _PROCESS = re.compile(r"^/proc/(\d+)/(?:task/\d+/)?ns/")
-_CACHED = 1 << 16
+# Paths repeat within an operation, seldom beyond it.
+_CACHED = 1 << 13
 
 
 @lru_cache(_CACHED)

@@ -5,16 +5,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote
 
 from observe.correlate.rows import Row
 
 _TARGET = re.compile(r"^(?:/v[\d.]+)?/containers/(?:(?P<create>create)|(?P<reference>.+)/start)$")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Operation:
-    """Open until `end_ns` is set; rows are in stream order."""
+    """Open until `end_ns` is set; rows are in stream order. Without a `status` no answer was seen."""
 
     name: str
     start_ns: int
@@ -28,6 +28,13 @@ class Operation:
     end_ns: int | None = None
     status: int | None = None
     rows: list[Row] = field(default_factory=list)
+    #: What its events named so far.
+    paths: set[str] = field(default_factory=set)
+
+    def add(self, row: Row) -> None:
+        """Take an event that belongs to it."""
+        self.rows.append(row)
+        self.paths.add(row.path)
 
     def covers(self, time_ns: int) -> bool:
         """Whether a moment lies inside."""
@@ -36,12 +43,12 @@ class Operation:
 
 def open_operation(row: Row) -> Operation | None:
     """The operation that an api_request event begins, or None if its target is another's."""
-    url = urlsplit(row.path)
-    match = _TARGET.match(url.path)
+    path, _, query = row.path.partition("?")
+    match = _TARGET.match(path)
     if not match:
         return None
     if match["create"]:
-        name, reference = "create", parse_qs(url.query).get("name", [""])[0]
+        name, reference = "create", parse_qs(query).get("name", [""])[0]
     else:
         name, reference = "start", unquote(match["reference"])
     return Operation(name, row.time_ns, row.fd, row.goroutine, row.tid, reference.lstrip("/"))

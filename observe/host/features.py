@@ -69,7 +69,7 @@ def require(found: Iterable[Check]) -> None:
     """Raise HostCannotError with one line for each needed thing that is missing; otherwise nothing."""
     missing = [check for check in found if check.needed and not check.ok]
     if missing:
-        raise HostCannotError("\n".join(f"{check.name}: {check.found}: {check.remedy}" for check in missing))
+        raise HostCannotError(*(f"{check.name}: {check.found}: {check.remedy}" for check in missing))
 
 
 def architecture(machine: str) -> Check:

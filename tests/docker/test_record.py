@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recordings of a real engine: what is found, against what clients and other tools say."""
+
+from __future__ import annotations
+
+import json
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+from engines import Engine
+from recorded import api_client, client_times, record, recorder, report, runs_of
+
+from observe.model import Kind, Mark
+from observe.phases import load
+from observe.recording import Recording
+
+PAIRS = 20
+CLIENTS = 8
+RUNS = 5
+
+
+def expected_phases(operation: str) -> set[str]:
+    return {phase.id for phase in load().of(operation) if phase.evidence and phase.occurs == "always"}
+
+
+def test_every_phase_with_kernel_evidence_is_found_in_every_pair(engine: Engine, tmp_path: Path) -> None:
+    out, path = tmp_path / "times", tmp_path / "pairs.observe"
+    record(engine, path, api_client(engine, out, "--runs", str(PAIRS), "--real-time"))
+    document = report(path)
+    for operation in ("create", "start"):
+        runs = runs_of(document, operation)
+        assert len(runs) == PAIRS
+        for run in runs:
+            seen = {phase["id"] for phase in run["phases"] if phase["evidence"] == "kernel"}
+            assert expected_phases(operation) - seen == set()
+            assert run["departures"] == []
+            assert run["outcome"] == "ok"
+            assert (run["image"], run["network"]) == (engine.image, "bridge")
+            assert sum(phase["self_ns"] or 0 for phase in run["phases"]) == run["duration_ns"]
+            assert run["unattributed_ns"] == run["phases"][0]["self_ns"]
+    lost = {name: document["loss"][name] for name in ("ring_buffer", "inotify_overflows", "unmatched_returns")}
+    assert not any(lost.values()), lost
+
+    runs_by_id = {(run["operation"], run["container_id"]): run for run in document["runs"]}
+    requests = client_times(out)
+    assert len(requests) == 2 * PAIRS
+    for request in requests:
+        run = runs_by_id[request["operation"], request["id"]]
+        measured_ns = request["answered_ns"] - request["sent_ns"]
+        assert abs(measured_ns - run["duration_ns"]) <= max(1_000_000, 0.03 * measured_ns), (
+            request,
+            run["duration_ns"],
+        )
+        assert request["sent_ns"] <= run["start_ns"]
+        if request["name"]:
+            assert run["container_name"] == request["name"]
+
+
+def test_many_clients_at_once_never_mix(engine: Engine, tmp_path: Path) -> None:
+    out, path = tmp_path / "times", tmp_path / "many.observe"
+    record(engine, path, api_client(engine, out, "--clients", str(CLIENTS), "--runs", str(RUNS)))
+    document = report(path)
+    requests = {(request["operation"], request["id"]): request for request in client_times(out)}
+    for operation in ("create", "start"):
+        runs = runs_of(document, operation)
+        assert len({run["container_id"] for run in runs}) == len(runs) == CLIENTS * RUNS
+        for run in runs:
+            # The client that was told this id sent its request before dockerd read it: nobody else's interval fits.
+            request = requests[operation, run["container_id"]]
+            assert request["sent_ns"] <= run["start_ns"] <= request["answered_ns"]
+            assert [departure for departure in run["departures"] if departure["kind"] != "missing"] == []
+            seen = {phase["id"] for phase in run["phases"] if phase["evidence"] == "kernel"}
+            assert expected_phases(operation) - seen == set()
+    assert document["loss"]["ring_buffer"] == 0
+
+
+def test_calls_equal_what_bpftrace_counts(engine: Engine, tmp_path: Path) -> None:
+    script = """
+    BEGIN { printf("ready\\n"); }
+    tracepoint:syscalls:sys_enter_mount { @n[pid, "mount"] = count(); }
+    tracepoint:syscalls:sys_enter_unshare { @n[pid, "unshare"] = count(); }
+    tracepoint:syscalls:sys_enter_setns { @n[pid, "setns"] = count(); }
+    tracepoint:syscalls:sys_enter_pivot_root { @n[pid, "pivot_root"] = count(); }
+    tracepoint:sched:sched_process_exec { @n[args->pid, "exec"] = count(); }
+    """
+    path = tmp_path / "one.observe"
+    # Started by the recorded command: bpftrace itself is outside the engine's lineage.
+    runner = tmp_path / "run.py"
+    runner.write_text(
+        "import signal, subprocess, sys\n"
+        f"trace = subprocess.Popen(['bpftrace', '-f', 'json', '-e', {script!r}], stdout=subprocess.PIPE, text=True)\n"
+        "while 'ready' not in trace.stdout.readline(): pass\n"
+        "subprocess.run(sys.argv[1:], check=True)\n"
+        "trace.send_signal(signal.SIGINT)\n"
+        f"open({str(tmp_path / 'counts')!r}, 'w').write(trace.stdout.read())\n"
+        "sys.exit(trace.wait())\n"
+    )
+    workload = api_client(engine, tmp_path / "times", "--runs", "1")
+    record(engine, path, [sys.executable, str(runner), *workload])
+
+    theirs: dict[tuple[int, str], int] = {}
+    for line in (tmp_path / "counts").read_text().split("\n"):
+        message = json.loads(line) if line.strip() else {}
+        if message.get("type") == "map":
+            for key, count in message["data"]["@n"].items():
+                pid, name = key.split(",")
+                theirs[int(pid), name] = count
+    names = {
+        Kind.MOUNT: "mount",
+        Kind.UNSHARE: "unshare",
+        Kind.SETNS: "setns",
+        Kind.PIVOT_ROOT: "pivot_root",
+        Kind.SCHED_PROCESS_EXEC: "exec",
+    }
+    ours: dict[tuple[int, str], int] = {}
+    lineage = {engine.pid}
+    for event in sorted(Recording.open(path).events(), key=lambda event: event.time_ns):
+        lineage.add(event.pid)
+        if event.kind == Kind.SCHED_PROCESS_FORK:
+            lineage.add(event.ret)
+        if event.kind in names:
+            key = event.pid, names[event.kind]
+            ours[key] = ours.get(key, 0) + 1
+    assert {name for _, name in ours} == set(names.values())
+    assert ours == {key: count for key, count in theirs.items() if key[0] in lineage}
+
+
+def test_the_containers_own_work_is_not_followed(engine: Engine, tmp_path: Path) -> None:
+    path = tmp_path / "work.observe"
+    command = ["sh", "-c", "i=0; while [ $i -lt 50 ]; do mkdir /d$i; i=$((i+1)); done"]
+    record(engine, path, api_client(engine, tmp_path / "times", "--command", *command))
+    events = list(Recording.open(path).events())
+    entrypoints = [e for e in events if e.kind == Kind.SCHED_PROCESS_EXEC and e.marks & Mark.ENTRYPOINT]
+    assert len(entrypoints) == 1
+    after = [
+        event
+        for event in events
+        if event.pid == entrypoints[0].pid and event.time_ns > entrypoints[0].time_ns and event.kind != Kind.INOTIFY
+    ]
+    assert after == []
+    assert [event.path for event in events if event.path.startswith("/d") and event.kind == Kind.MKDIR] == []
+
+
+def test_secrets_are_left_out_unless_asked_for(engine: Engine, tmp_path: Path) -> None:
+    secret = "hunter2-correct-horse"  # noqa: S105 - made up
+    code = (
+        "import sys, docker\n"
+        "api = docker.APIClient(sys.argv[1], version='auto', timeout=60)\n"
+        f"c = api.create_container(sys.argv[2], ['echo', {secret!r}], environment={{'TOKEN': {secret!r}}},\n"
+        f"    labels={{'key': {secret!r}}})\n"
+        "api.start(c); api.wait(c); api.remove_container(c)\n"
+    )
+    command = [sys.executable, "-c", code, engine.url, engine.image]
+    for options, there in (((), False), (("--with-values",), True)):
+        path = tmp_path / f"secrets-{there}.observe"
+        record(engine, path, command, *options)
+        recording = Recording.open(path)
+        told = "\n".join(str(item) for item in recording.items()) + "\n".join(recording.events().strings)
+        assert (secret in told) is there
+        assert "/bin/echo" in told  # the program itself is told
+        assert '"TOKEN=' in told.replace("'", '"')
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_failed_start_says_so(engine: Engine, tmp_path: Path) -> None:
+    path = tmp_path / "failed.observe"
+    record(engine, path, api_client(engine, tmp_path / "times", "--command", "/no/such/program"))
+    document = report(path)
+    (run,) = runs_of(document, "start")
+    (request,) = [request for request in client_times(tmp_path / "times") if request["operation"] == "start"]
+    assert run["outcome"] == "failed"
+    assert str(request["status"]) in run["error"]
+    phases = {phase["id"]: phase for phase in run["phases"]}
+    assert phases["start.cleanup"]["evidence"] == "kernel"
+    assert phases["start.containerd_start.runc_create"]["evidence"] == "kernel"
+    assert phases["start.containerd_start.runc_start"]["evidence"] == "none"
+
+
+def test_an_existing_container_and_an_open_connection_are_known(engine: Engine, tmp_path: Path) -> None:
+    """Both were there before attaching: the container by name, the connection by its descriptor."""
+    code = (
+        "import http.client, json, os, socket, subprocess, sys\n"
+        "class C(http.client.HTTPConnection):\n"
+        "    def connect(self):\n"
+        "        self.sock = socket.socket(socket.AF_UNIX); self.sock.connect(sys.argv[1])\n"
+        "c = C('x')\n"
+        "def call(method, target, body=None):\n"
+        "    c.request(method, target, json.dumps(body) if body else None, {'Content-Type': 'application/json'})\n"
+        "    answer = c.getresponse(); return answer.status, answer.read()\n"
+        "call('POST', '/containers/create?name=there-before', {'Image': sys.argv[2], 'Cmd': ['true']})\n"
+        "print('connected', flush=True); sys.stdin.readline()\n"
+        "assert call('POST', '/containers/there-before/start')[0] == 204\n"
+        "call('POST', '/containers/there-before/wait'); call('DELETE', '/containers/there-before')\n"
+    )
+    client = subprocess.Popen(
+        [sys.executable, "-c", code, str(engine.socket), engine.image],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert client.stdin is not None
+    assert client.stdout is not None
+    assert client.stdout.readline() == "connected\n"
+    container = engine.client.containers.get("there-before")
+    path = tmp_path / "before.observe"
+    with recorder(engine, path) as process:
+        client.stdin.write("go\n")
+        client.stdin.close()
+        assert client.wait(60) == 0
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+    client.stdout.close()
+    (run,) = report(path)["runs"]
+    assert (run["operation"], run["container_id"], run["container_name"]) == ("start", container.id, "there-before")
