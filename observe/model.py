@@ -340,3 +340,5 @@ class Run:
     unattributed_ns: int
     departures: tuple[Departure, ...]
     phases: tuple[Span, ...]
+    #: The container's configuration as inspect gave it while it was recorded (see `Container`); empty if unknown.
+    configuration: Mapping[str, Any] = field(default_factory=dict)

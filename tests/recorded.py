@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -72,9 +72,9 @@ def wait_until_attached(process: subprocess.Popen[str], path: Path) -> None:
     raise AssertionError(f"not attached: {process.poll()}")
 
 
-def report(*paths: Path) -> dict[str, Any]:
+def report(*paths: Path, options: Sequence[str] = ()) -> dict[str, Any]:
     """`observe report -f json`."""
-    command = [*OBSERVE, "report", "-f", "json", *map(str, paths)]
+    command = [*OBSERVE, "report", "-f", "json", *options, *map(str, paths)]
     document: dict[str, Any] = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
     return document
 

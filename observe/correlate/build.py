@@ -32,7 +32,7 @@ def build_run(
     """
     rows = sorted(operation.rows)
     end_ns = operation.end_ns
-    if end_ns is None:
+    if end_ns is None or operation.status is None:
         end_ns = max((row.end_ns for row in rows), default=operation.start_ns)
     bounds = (operation.start_ns, max(end_ns, operation.start_ns))
     failed = operation.status is None or operation.status >= _FIRST_FAILURE
@@ -60,6 +60,7 @@ def build_run(
         unattributed_ns=spans[0].self_ns or 0,
         departures=_in_order(departures, rules),
         phases=spans,
+        configuration=container.configuration if container else {},
     )
 
 

@@ -36,6 +36,7 @@ def document(report: Report) -> dict[str, Any]:
 
 
 def _run(run: Run) -> dict[str, Any]:
+    configuration = {"configuration": dict(run.configuration)} if run.configuration else {}
     return {
         "operation": run.operation,
         "container_id": run.container_id,
@@ -50,6 +51,7 @@ def _run(run: Run) -> dict[str, Any]:
         "unattributed_ns": run.unattributed_ns,
         "departures": [_fields(departure) for departure in run.departures],
         "phases": [_fields(span) for span in run.phases],
+        **configuration,
     }
 
 

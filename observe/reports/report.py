@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from observe.model import Loss, Run
@@ -49,6 +49,11 @@ def join(reports: Iterable[Report]) -> Report:
         ),
         warnings=tuple(dict.fromkeys(warnings)),
     )
+
+
+def without_configurations(report: Report) -> Report:
+    """The report without what inspect said of each container: some kilobytes a run."""
+    return replace(report, runs=tuple(replace(run, configuration={}) for run in report.runs))
 
 
 def total_loss(losses: Iterable[Loss]) -> Loss:

@@ -165,6 +165,15 @@ def test_secrets_are_left_out_unless_asked_for(engine: Engine, tmp_path: Path) -
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+def test_a_run_keeps_the_containers_configuration(engine: Engine, tmp_path: Path) -> None:
+    path = tmp_path / "configuration.observe"
+    record(engine, path, api_client(engine, tmp_path / "times"))
+    assert all("configuration" not in run for run in report(path)["runs"])
+    for run in report(path, options=["--configuration"])["runs"]:
+        assert run["configuration"]["Id"] == run["container_id"]
+        assert run["configuration"]["Config"]["Image"] == engine.image
+
+
 def test_a_failed_start_says_so(engine: Engine, tmp_path: Path) -> None:
     path = tmp_path / "failed.observe"
     record(engine, path, api_client(engine, tmp_path / "times", "--command", "/no/such/program"))
