@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 
 from observe.correlate.build import phase_rows
 from observe.correlate.names import container_in
@@ -13,8 +14,8 @@ from observe.correlate.spans import walk
 from observe.model import EventBatch, Kind, Run
 
 
-def imported_runs(batch: EventBatch, rules: Mapping[str, Rules]) -> tuple[list[Run], int]:
-    """Runs in order, and how many events fall into no documented phase.
+def imported_runs(batch: EventBatch, rules: Mapping[str, Rules], wall_time_ns: int) -> tuple[list[Run], int]:
+    """Runs in order, and how many events fall into no documented phase. `wall_time_ns`: epoch of the log, 0 if unknown.
 
     An operation lasts as long as its phases explain the events; of the operations that explain the next event,
     the one that goes on longest without leaving the documented order is meant.
@@ -23,21 +24,21 @@ def imported_runs(batch: EventBatch, rules: Mapping[str, Rules]) -> tuple[list[R
     runs: list[Run] = []
     unmatched = at = 0
     while at < len(rows):
-        lengths = {name: _explained(rows[at:], rule) for name, rule in rules.items()}
+        lengths = {name: _explained(rows, at, rule) for name, rule in rules.items()}
         name = max(lengths, key=lambda name: lengths[name])
         if not lengths[name]:
             unmatched += 1
             at += 1
             continue
-        runs.append(_run(name, rows[at : at + lengths[name]], rules[name]))
+        runs.append(_run(name, rows[at : at + lengths[name]], rules[name], wall_time_ns))
         at += lengths[name]
     return runs, unmatched
 
 
-def _explained(rows: Sequence[Row], rules: Rules) -> int:
-    """Number of events from the first on that the operation's phases explain in documented order."""
+def _explained(rows: Sequence[Row], at: int, rules: Rules) -> int:
+    """Number of events from number `at` on that the operation's phases explain in documented order."""
     current = length = 0
-    for row in rows:
+    for row in islice(rows, at, None):
         ahead = [phase for phase in rules.candidates(row, "", on_request_goroutine=True) if phase >= current]
         if not ahead:
             break
@@ -46,10 +47,10 @@ def _explained(rows: Sequence[Row], rules: Rules) -> int:
     return length
 
 
-def _run(name: str, rows: Sequence[Row], rules: Rules) -> Run:
+def _run(name: str, rows: Sequence[Row], rules: Rules, wall_time_ns: int) -> Run:
     bounds = (rows[0].time_ns, rows[-1].time_ns + 1)
-    found = walk(rows, rules, bounds, lambda _pid: "", lambda _row: True, failed=False)
-    container_id = next((name for row in rows if (name := container_in(row.path))), None)
+    seen = walk(rows, rules, bounds, lambda _pid: "", lambda _row: True, failed=False)
+    container_id = next((found for row in rows if (found := container_in(row.path))), None)
     return Run(
         operation=name,
         container_id=container_id,
@@ -59,9 +60,9 @@ def _run(name: str, rows: Sequence[Row], rules: Rules) -> Run:
         outcome="ok",
         error=None,
         start_ns=bounds[0],
-        wall_time_ns=bounds[0],
+        wall_time_ns=wall_time_ns,
         duration_ns=0,
         unattributed_ns=0,
-        departures=tuple(found.departures),
-        phases=phase_rows(rules, found, rows, bounds),
+        departures=tuple(seen.departures),
+        phases=phase_rows(rules, seen, rows, bounds),
     )

@@ -15,7 +15,7 @@ from observe.model import Kind
 from observe.phases import Evidence, Phase
 
 _PLACES = {
-    "{data}": "{data}",
+    "{data}": re.escape("{data}"),
     "{driver}": f"(?:{'|'.join(DRIVERS)})",
     "{layer}": "[0-9a-z]{25,64}",
     "{id}": "[0-9a-f]{64}",
@@ -27,16 +27,18 @@ _TOKEN = re.compile("|".join(re.escape(place) for place in _PLACES))
 _FILE_KINDS = frozenset(
     kind
     for kind in Kind
-    if kind.name.startswith(("MKDIR", "OPEN", "CREAT", "RENAME", "UNLINK", "RMDIR", "MOUNT", "UMOUNT", "MOVE_MOUNT", "INOTIFY"))
+    if kind.name.startswith(
+        ("MKDIR", "OPEN", "CREAT", "RENAME", "UNLINK", "RMDIR", "MOUNT", "UMOUNT", "MOVE_MOUNT", "INOTIFY")
+    )
 )
-_CACHED_PATHS = 50_000
+_CACHED_PATHS = 8_000
 
 
 def glob_to_regex(pattern: str) -> str:
     """Regular expression (to be used with fullmatch) of a catalogue path pattern; `{data}` stays literal."""
     out, at = [], 0
     for token in _TOKEN.finditer(pattern):
-        out += [re.escape(pattern[at : token.start()]), re.escape(_PLACES[token[0]]) if token[0] == "{data}" else _PLACES[token[0]]]
+        out += [re.escape(pattern[at : token.start()]), _PLACES[token[0]]]
         at = token.end()
     return "".join([*out, re.escape(pattern[at:])])
 

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Events whose operation is not known when they come: given to one as soon as it is certain, else counted."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from observe.correlate.identity import Identities
+from observe.correlate.lineage import Lineage
+from observe.correlate.names import layer_in
+from observe.correlate.operation import Operation
+from observe.correlate.rows import Row
+from observe.model import Kind
+
+#: How long a goroutine that worked for a container is taken to do so still (waits for a child are that long).
+_BOUND_NS = 2_000_000_000
+#: Work for another container so close makes an event's owner uncertain; moments closer than the grain are one.
+_NEAR_NS = 100_000_000
+_GRAIN_NS = 10_000_000
+_BIRTHS = frozenset({Kind.SCHED_PROCESS_FORK, Kind.CLONE, Kind.CLONE3, Kind.FORK, Kind.VFORK})
+_DIRECTORIES = frozenset({Kind.MKDIR, Kind.MKDIRAT})
+_NOT_MODIFIED = 304
+
+
+@dataclass(slots=True)
+class _Event:
+    """`container_id`: by what it says itself. `contested`: it may be of more than one operation, or of none."""
+
+    row: Row
+    container_id: str | None
+    contested: bool = False
+    foreign: bool = False
+
+
+class Undecided:
+    """Bounded by the operations that have not become runs."""
+
+    def __init__(self, lineage: Lineage, identities: Identities) -> None:
+        """`lineage` and `identities` are asked in hindsight."""
+        self._lineage = lineage
+        self._identities = identities
+        self._events: list[_Event] = []
+        #: When something was done for which container, in order of time.
+        self._work: list[tuple[int, str]] = []
+        self.unattributed = 0
+
+    def __len__(self) -> int:
+        """Number of events that wait."""
+        return len(self._events)
+
+    def add(self, row: Row, container_id: str | None) -> None:
+        """Take an event that happened during an operation."""
+        self._events.append(_Event(row, container_id))
+        if container_id:
+            last_ns, last = self._work[-1] if self._work else (0, "")
+            if last != container_id or not last_ns <= row.time_ns < last_ns + _GRAIN_NS:
+                insort(self._work, (row.time_ns, container_id))
+
+    def made_for(self, operation: Operation, pending: Sequence[Operation]) -> set[str]:
+        """Containers whose folder was made during `operation` and no other create."""
+        creates = [other for other in pending if other.name == "create" and other is not operation]
+        return {
+            one.container_id
+            for one in self._events
+            if one.container_id
+            and one.row.kind in _DIRECTORIES
+            and one.row.path.endswith(f"/containers/{one.container_id}")
+            and operation.covers(one.row.time_ns)
+            and not any(other.covers(one.row.time_ns) for other in creates)
+        }
+
+    def resolve(self, ready: Sequence[Operation], pending: Sequence[Operation]) -> None:
+        """Give the operations that end now their events; what lies in no other pending one is counted and forgotten.
+
+        `pending`: all operations that have not become runs, `ready` among them.
+        """
+        left = []
+        later = [operation for operation in pending if operation not in ready]
+        for one in self._events:
+            time_ns = one.row.time_ns
+            if any(operation.covers(time_ns) for operation in ready):
+                owner = self._owner(one, [operation for operation in pending if operation.covers(time_ns)])
+                if owner is not None and owner in ready:
+                    owner.add(one.row)
+                    continue
+            if any(operation.covers(time_ns) for operation in later):
+                left.append(one)
+            else:
+                self.unattributed += not one.foreign
+        self._events = left
+        earliest_ns = min((operation.start_ns for operation in later), default=1 << 63)
+        del self._work[: bisect_left(self._work, (earliest_ns - _NEAR_NS, ""))]
+
+    def _owner(self, one: _Event, around: Sequence[Operation]) -> Operation | None:
+        """The operation of an event, if it is certain: of those `around` it."""
+        container_id = one.container_id or self._in_hindsight(one.row)
+        if container_id is not None:
+            around = [operation for operation in around if operation.container_id == container_id]
+            one.foreign = not around
+            # Of several requests for one container those did nothing that were told so.
+            around = [operation for operation in around if operation.status != _NOT_MODIFIED] or around
+        elif len(around) == 1 and self._others_worked_near(one.row.time_ns, around[0]):
+            one.contested = True
+        # What was contested once stays so when a competitor has become a run.
+        one.contested = one.contested or len(around) > 1
+        return around[0] if around and not one.contested else None
+
+    def _in_hindsight(self, row: Row) -> str | None:
+        layer = layer_in(row.path)
+        container_id = self._identities.by_layer(layer) if layer else None
+        if container_id is None and row.kind in _BIRTHS:
+            container_id = self._lineage.child_container(row)
+        if container_id is None:
+            binding = self._lineage.binding(row)
+            if binding and abs(binding.time_ns - row.time_ns) <= _BOUND_NS:
+                container_id = binding.container_id
+        return container_id
+
+    def _others_worked_near(self, time_ns: int, operation: Operation) -> bool:
+        """Whether something was done for a container that the operation is not about."""
+        first = bisect_left(self._work, (time_ns - _NEAR_NS, ""))
+        last = bisect_left(self._work, (time_ns + _NEAR_NS + 1, ""))
+        return any(container_id != operation.container_id for _, container_id in self._work[first:last])
