@@ -51,6 +51,7 @@ struct pending {
 	u64 goroutine;
 	u64 flags;
 	u64 arguments[ARGUMENTS_KEPT];
+	u32 number;
 };
 
 #define PENDING_CALLS 16384
@@ -165,6 +166,16 @@ static __always_inline u64 flags_of(const struct call *call, struct pending *ent
 	return flags;
 }
 
+/* It runs: what follows is the container's own. */
+static __always_inline void forget_entrypoint(u64 id)
+{
+	u32 pid = id >> 32;
+
+	lineage.delete(&pid);
+	pending.delete(&id);
+	exec_texts.delete(&id);
+}
+
 int sys_enter(struct bpf_raw_tracepoint_args *ctx)
 {
 	u32 number = ctx->args[1];
@@ -185,12 +196,18 @@ int sys_enter(struct bpf_raw_tracepoint_args *ctx)
 	struct registers regs;
 	u64 id = bpf_get_current_pid_tgid();
 
+	if (*role & ROLE_ENTRYPOINT) {
+		forget_entrypoint(id);
+		return 0;
+	}
+
 	bpf_probe_read_kernel(&regs, sizeof(regs), (const void *)ctx->args[0]);
 
 	struct pending entry = {
 		.time_ns = bpf_ktime_get_boot_ns(),
 		.goroutine = GOROUTINE(&regs),
 		.arguments = ARGUMENTS(&regs),
+		.number = number,
 	};
 
 	if (call->what == CALL_API_CLOSE) {
@@ -212,8 +229,10 @@ int sys_enter(struct bpf_raw_tracepoint_args *ctx)
 	}
 	if ((call->what == CALL_IF_CREATES || call->what == CALL_OPENAT2) && !(entry.flags & O_CREAT))
 		return 0;
-	if (call->what == CALL_EXEC)
+	if (call->what == CALL_EXEC) {
 		read_exec(id, argument(&entry, call->path), argument(&entry, call->detail));
+		*role |= ROLE_EXECUTES;
+	}
 	if (pending.update(&id, &entry))
 		count(COUNTER_UNMATCHED_RETURNS);
 	return 0;
@@ -292,6 +311,16 @@ int sys_exit(struct bpf_raw_tracepoint_args *ctx)
 			count(COUNTER_UNMATCHED_RETURNS);
 		return 0;
 	}
+	if (entry->number != number) {
+		/* x86-64 returns from every exec that succeeds as if from execve (set_personality_64bit) */
+		number = entry->number;
+		call = calls.lookup(&number);
+		if (!call || call->what != CALL_EXEC) {
+			pending.delete(&id);
+			count(COUNTER_UNMATCHED_RETURNS);
+			return 0;
+		}
+	}
 	now_ns = bpf_ktime_get_boot_ns();
 	if (call->what == CALL_API_READ) {
 		api_read(entry->arguments[0], (const char *)entry->arguments[1], ret, now_ns, entry->goroutine);
@@ -304,11 +333,9 @@ int sys_exit(struct bpf_raw_tracepoint_args *ctx)
 	pending.delete(&id);
 	if (call->what == CALL_EXEC) {
 		exec_texts.delete(&id);
-		if (*role & ROLE_ENTRYPOINT) {
-			u32 pid = id >> 32;
-
-			lineage.delete(&pid);
-		}
+		*role &= ~ROLE_EXECUTES;
+		if (*role & ROLE_ENTRYPOINT)
+			forget_entrypoint(id);
 	}
 	return 0;
 }
@@ -318,8 +345,9 @@ int sched_process_fork(struct tracepoint__sched__sched_process_fork *ctx)
 	u64 id = bpf_get_current_pid_tgid();
 	struct pending *entry;
 	struct record *record;
+	u32 *role = role_of_current();
 
-	if (!role_of_current())
+	if (!role || *role & ROLE_ENTRYPOINT)
 		return 0;
 	follow(ctx->child_pid);
 	entry = pending.lookup(&id);
@@ -349,6 +377,9 @@ int sched_process_exec(struct tracepoint__sched__sched_process_exec *ctx)
 	if (!role)
 		return 0;
 	if (entry_id != id) { /* a thread that is not the first becomes it: its entry moves along */
+		u32 old_tid = entry_id;
+
+		lineage.delete(&old_tid);
 		entry = pending.lookup(&entry_id);
 		if (entry) {
 			struct pending copy = *entry;
@@ -377,6 +408,7 @@ int sched_process_exec(struct tracepoint__sched__sched_process_exec *ctx)
 			record->marks |= MARK_ENTRYPOINT;
 		submit(record);
 	}
+	*role &= ~ROLE_FIRST_ENDED;
 	if (*role & ROLE_ROOT_CHANGED)
 		*role |= ROLE_ENTRYPOINT;
 	return 0;
@@ -386,16 +418,28 @@ int sched_process_exit(void *ctx)
 {
 	u64 id = bpf_get_current_pid_tgid();
 	struct record *record;
-	u32 tid = id;
+	u32 pid = id >> 32, tid = id;
 	u32 *role = role_of_current();
+	bool in_exec = false, ends = tid == pid;
 
-	if (role && tid == id >> 32) {
-		record = reserve(KIND_SCHED_PROCESS_EXIT, bpf_ktime_get_boot_ns());
-		if (record)
-			submit(record);
-	}
-	if (role)
+	if (role) {
 		pending.delete(&id);
-	lineage.delete(&tid);
+		in_exec = !exec_texts.delete(&id);
+		if (in_exec) { /* killed on the way: if it had already ended the first thread, it is the last */
+			*role &= ~ROLE_EXECUTES;
+			ends = ends || *role & ROLE_FIRST_ENDED;
+		} else if (ends && *role & ROLE_EXECUTES) { /* another thread executes and takes this one's place */
+			*role |= ROLE_FIRST_ENDED;
+			return 0;
+		}
+		if (ends) {
+			record = reserve(KIND_SCHED_PROCESS_EXIT, bpf_ktime_get_boot_ns());
+			if (record)
+				submit(record);
+			lineage.delete(&pid);
+		}
+	}
+	if (tid != pid)
+		lineage.delete(&tid);
 	return 0;
 }

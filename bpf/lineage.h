@@ -11,6 +11,8 @@
 #define ROLE_CHILD 4
 #define ROLE_ROOT_CHANGED 8 /* pivot_root, chroot or setns(NEWNS): its next execve is the entrypoint */
 #define ROLE_ENTRYPOINT 16  /* that execve has happened: forgotten when it returns */
+#define ROLE_EXECUTES 32    /* one of its threads is in an execve */
+#define ROLE_FIRST_ENDED 64 /* and has ended the first thread, whose place it takes */
 
 #define LINEAGE_PROCESSES 16384
 
