@@ -131,8 +131,8 @@ class Lineage:
             self._end(row.pid)  # from here on it is the container's own affair: its exit will not be told
 
     def _end(self, pid: int) -> None:
-        container_id = self._containers.get(pid)
-        self._forget(pid)
+        # A daemon that ends keeps its role: what it did is still looked at.
+        container_id = self._containers.pop(pid, None)
         if container_id:
             self._ended[pid] = container_id
             if len(self._ended) > _PROCESSES:

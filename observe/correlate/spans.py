@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from observe.correlate.rows import Row
 from observe.correlate.rules import ProgramRule, Rules
@@ -35,10 +37,17 @@ class Walk:
     paths: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
 
 
+class _Witness(NamedTuple):
+    """An event, the role of its process, and whether the goroutine that serves the request made it."""
+
+    row: Row
+    role: str
+    on_request: bool
+
+
 @dataclass(frozen=True, slots=True)
 class _Program:
     phase: int
-    pid: int
     start_ns: int
     end_ns: int
     processes: frozenset[int]
@@ -63,35 +72,42 @@ def walk(
     A phase begins when its evidence does, and the documented order decides between phases that share evidence:
     an event belongs to the first phase from the current one on that it speaks for.
     """
-    found = Walk()
-    parents = _parents(rows)
-    programs = _programs(rows, rules, parents, bounds)
-    of_programs = {rule.phase for rule in rules.programs}
-    waiting = sorted(programs, key=lambda program: program.start_ns)
-    current = 0
-    for row in rows:
-        while waiting and waiting[0].start_ns <= row.time_ns:
-            current = max(current, _enter_program(waiting.pop(0), rules, found))
-        candidates = rules.candidates(row, role(row.pid), on_request(row))
-        if not on_request(row):  # what others do for a program proves it only while it runs
-            candidates = [phase for phase in candidates if phase not in of_programs or phase in found.spans]
-        for phase in _choose(candidates, current, rules, failed=failed):
-            if _contains(rules, phase, current):
-                _cover(found, phase, max(row.time_ns, bounds[0]), min(row.end_ns, bounds[1]))
-                continue
-            if phase < current:
-                _depart(phase, rules, found, known=phase in found.spans)
-                continue
-            current = phase
-            _cover(found, phase, max(row.time_ns, bounds[0]), min(row.end_ns, bounds[1]))
-            found.paths.setdefault(row.path, []).append((row.time_ns, phase))
-    for program in waiting:
-        _enter_program(program, rules, found)
+    witnesses = [_Witness(row, role(row.pid), on_request(row)) for row in rows]
+    programs = deque(sorted(_programs(rows, rules, bounds), key=lambda program: program.start_ns))
+    found = _walk_in_order(witnesses, programs, rules, bounds, failed=failed)
     _cut_to_last_event(rows, rules, found)
-    for row in rows:
-        for phase in rules.weak_candidates(row, role(row.pid), on_request(row)):
-            _cover_weakly(found, phase, row, rules, bounds)
+    for one in witnesses:
+        for phase in _possible(rules.weak_candidates(*one), rules, failed=failed):
+            _cover_weakly(found, phase, one.row, rules, bounds)
     _cover_children(rules, found)
+    return found
+
+
+def _walk_in_order(
+    witnesses: Sequence[_Witness], waiting: deque[_Program], rules: Rules, bounds: tuple[int, int], *, failed: bool
+) -> Walk:
+    """Programs and calls on paths, as they come."""
+    found = Walk()
+    of_programs = {rule.phase for rule in rules.programs}
+    current = 0
+    for one in witnesses:
+        row = one.row
+        while waiting and waiting[0].start_ns <= row.time_ns:
+            current = _enter_program(waiting.popleft(), current, rules, found)
+        candidates = rules.candidates(*one)
+        if not one.on_request:  # what others do for a program proves it only while it runs
+            candidates = [phase for phase in candidates if phase not in of_programs or phase in found.spans]
+        chosen = _choose(_possible(candidates, rules, failed=failed), current)
+        if chosen is None:
+            continue
+        if chosen < current and not _contains(rules, chosen, current):
+            _depart(chosen, rules, found)
+            continue
+        current = max(current, chosen)
+        _cover(found, chosen, max(row.time_ns, bounds[0]), min(row.end_ns, bounds[1]))
+        found.paths.setdefault(row.path, []).append((row.time_ns, chosen))
+    for program in waiting:
+        current = _enter_program(program, current, rules, found)
     return found
 
 
@@ -104,12 +120,16 @@ def missing(rules: Rules, found: Walk) -> list[Departure]:
     ]
 
 
-def _choose(candidates: list[int], current: int, rules: Rules, *, failed: bool) -> Iterable[int]:
-    usable = [phase for phase in candidates if failed or rules.phases[phase].occurs != "on_failure"]
-    if not usable:
-        return ()
-    ahead = [phase for phase in usable if phase >= current]
-    return ahead[:1] or usable[-1:]
+def _possible(candidates: list[int], rules: Rules, *, failed: bool) -> list[int]:
+    """Without the phases that only a failed operation has, if it did not fail."""
+    return [phase for phase in candidates if failed or rules.phases[phase].occurs != "on_failure"]
+
+
+def _choose(candidates: list[int], current: int) -> int | None:
+    """The first phase from the current one on; if there is none, the last one before."""
+    if not candidates:
+        return None
+    return next((phase for phase in candidates if phase >= current), candidates[-1])
 
 
 def _contains(rules: Rules, outer: int, inner: int) -> bool:
@@ -134,8 +154,9 @@ def _cover_weakly(found: Walk, phase: int, row: Row, rules: Rules, bounds: tuple
         _cover(found, phase, row.time_ns, row.end_ns)
 
 
-def _depart(phase: int, rules: Rules, found: Walk, *, known: bool) -> None:
+def _depart(phase: int, rules: Rules, found: Walk) -> None:
     name = rules.phases[phase].id
+    known = phase in found.spans
     kind = DepartureKind.REPEATED if known else DepartureKind.OUT_OF_ORDER
     text = f"{name} again, after later phases had begun" if known else f"{name} after phases that come later"
     departure = Departure(kind, name, text)
@@ -143,11 +164,8 @@ def _depart(phase: int, rules: Rules, found: Walk, *, known: bool) -> None:
         found.departures.append(departure)
 
 
-def _parents(rows: Sequence[Row]) -> dict[int, int]:
-    return {row.ret: row.pid for row in rows if row.kind == Kind.SCHED_PROCESS_FORK}
-
-
-def _programs(rows: Sequence[Row], rules: Rules, parents: dict[int, int], bounds: tuple[int, int]) -> list[_Program]:
+def _programs(rows: Sequence[Row], rules: Rules, bounds: tuple[int, int]) -> list[_Program]:
+    parents = {row.ret: row.pid for row in rows if row.kind == Kind.SCHED_PROCESS_FORK}
     births = {row.ret: row.time_ns for row in rows if row.kind == Kind.SCHED_PROCESS_FORK}
     deaths = {row.pid: row.time_ns for row in rows if row.kind == Kind.SCHED_PROCESS_EXIT}
     programs: list[_Program] = []
@@ -160,7 +178,6 @@ def _programs(rows: Sequence[Row], rules: Rules, parents: dict[int, int], bounds
         programs.append(
             _Program(
                 rule.phase,
-                row.pid,
                 max(births.get(row.pid, row.time_ns), bounds[0]),
                 min(deaths.get(row.pid, bounds[1]), bounds[1]),
                 _tree(row.pid, parents),
@@ -178,16 +195,20 @@ def _tree(root: int, parents: dict[int, int]) -> frozenset[int]:
     return frozenset(tree)
 
 
-def _enter_program(program: _Program, rules: Rules, found: Walk) -> int:
-    span = found.spans.get(program.phase)
+def _enter_program(program: _Program, current: int, rules: Rules, found: Walk) -> int:
+    """Take a program's span; the phase that is current now."""
+    phase = program.phase
+    span = found.spans.get(phase)
+    again = span is not None and bool(span.processes)
+    late = phase < current and span is None and not _contains(rules, phase, current)
+    if (again or late) and not program.many:
+        _depart(phase, rules, found)
     if span is None:
-        found.spans[program.phase] = PhaseSpan(program.start_ns, program.end_ns, program.processes)
+        found.spans[phase] = PhaseSpan(program.start_ns, program.end_ns, program.processes)
     else:
-        if not program.many and span.processes:
-            _depart(program.phase, rules, found, known=True)
         span.cover(program.start_ns, program.end_ns)
         span.processes |= program.processes
-    return program.phase
+    return max(current, phase)
 
 
 def _cut_to_last_event(rows: Sequence[Row], rules: Rules, found: Walk) -> None:
