@@ -39,7 +39,7 @@ static __always_inline u32 followed_target(struct text *text, u32 from)
 	/* One comparison an iteration and nothing kept in a register: cheap for the verifier. */
 	text->target_end = TARGET_BYTES - 1;
 	for (u32 i = 5; i < TARGET_BYTES; i++) {
-		if (text->bytes[i] == ' ') {
+		if ((u8)text->bytes[i] <= ' ') { /* or the zero behind what was read: old memory follows it */
 			text->target_end = i;
 			barrier();
 			break;
@@ -137,7 +137,10 @@ static __always_inline void api_read(u32 fd, const char *buffer, s64 bytes, u64 
 	submit(record);
 }
 
-/* Status of a response that begins in buffer, or 0: "HTTP/1.1 201". */
+/*
+ * Status of a response that begins in buffer, or 0: "HTTP/1.1 201". The request ends here, not when the write
+ * returns: by then the client may have read the answer, and dockerd the first byte of the next request.
+ */
 static __always_inline u32 api_status(u32 fd, const char *buffer)
 {
 	struct connection *connection = connections.lookup(&fd);
@@ -149,18 +152,14 @@ static __always_inline u32 api_status(u32 fd, const char *buffer)
 		return 0;
 	if (line[9] < '2' || line[9] > '9') /* 1xx announces the response, it is none */
 		return 0;
+	connection->in_request = 0;
 	return (line[9] - '0') * 100 + (line[10] - '0') * 10 + (line[11] - '0');
 }
 
 static __always_inline void api_answered(u32 fd, u32 status, u64 time_ns, u64 duration_ns, u64 goroutine)
 {
-	struct connection *connection = connections.lookup(&fd);
-	struct record *record;
+	struct record *record = reserve(KIND_API_RESPONSE, time_ns);
 
-	if (!connection)
-		return;
-	connection->in_request = 0;
-	record = reserve(KIND_API_RESPONSE, time_ns);
 	if (!record)
 		return;
 	record->duration_ns = duration_ns;
