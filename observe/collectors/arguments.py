@@ -41,7 +41,7 @@ def complete_arguments(batch: EventBatch, *, with_values: bool, proc: Path = _PR
         text = strings[rows["detail"][index]]
         if marks & _INCOMPLETE and rows["kind"][index] == Kind.SCHED_PROCESS_EXEC:
             found = _command_line(int(rows["pid"][index]), proc)
-            if found is not None and found.startswith(text):
+            if found is not None and _completes(found, text):
                 text, marks = found, marks & ~_INCOMPLETE | Mark.FROM_PROC
         if not with_values:
             kept = redact(text, entrypoint=bool(marks & Mark.ENTRYPOINT))
@@ -59,6 +59,12 @@ def redact(arguments: str, *, entrypoint: bool) -> str:
     if not entrypoint and (_ENGINE_PROGRAM.fullmatch(basename(words[0])) or _RUNTIME_WORDS & set(words)):
         return arguments
     return "\0".join([words[0], *(word if _ID.fullmatch(word) else REDACTED for word in words[1:])])
+
+
+def _completes(found: str, text: str) -> bool:
+    """Whether `text` is what the kernel's record kept of `found`: arguments cut, the last left out."""
+    parts, words = text.split("\0"), found.split("\0")
+    return len(parts) <= len(words) and all(map(str.startswith, words, parts))
 
 
 def _command_line(pid: int, proc: Path) -> str | None:
