@@ -7,6 +7,7 @@ import json
 import platform
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -95,3 +96,15 @@ def _plain(argument: Any) -> Any:
     if isinstance(argument, bytes):
         return {"bytes": argument.hex()}
     return str(argument) if isinstance(argument, Path) else argument
+
+
+def wait_until_inside(pid: int, name: str) -> None:
+    """Until a thread of the process sleeps in this system call."""
+    deadline = time.monotonic() + _END_SECONDS
+    while not any(text.split()[0] == str(number(name)) for text in _calls(pid)):
+        assert time.monotonic() < deadline, f"no thread of {pid} is in {name}"
+        time.sleep(0.005)
+
+
+def _calls(pid: int) -> list[str]:
+    return [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/syscall")]

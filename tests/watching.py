@@ -3,19 +3,25 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
+import struct
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
+from puppets import Puppet
+
 from observe.collectors.ring import RingReader
 from observe.model import SYSCALLS, Event, EventBatch, Kind
+from observe.probes import bpf
 from observe.probes.attach import EventProbes
 from observe.probes.compiler import Image
 from observe.probes.events import Role
 from observe.probes.layout import Counter
-from puppets import Puppet
 
 RING_BYTES = 1 << 20
+_MAP_GET_NEXT_KEY = 4
 
 
 class Watch:
@@ -45,6 +51,10 @@ class Watch:
         """All counters."""
         return {counter: self.probes.counter(counter) for counter in Counter}
 
+    def followed(self) -> set[int]:
+        """Processes (and threads) that stand in the lineage."""
+        return {struct.unpack("<I", key)[0] for key in _keys(self.probes._maps["lineage"], 4)}
+
     def memory(self) -> bytes:
         """All of the ring's data, read or not."""
         page = mmap.PAGESIZE
@@ -61,3 +71,17 @@ class Watch:
     ) -> None:
         self._reader.close()
         self.probes.close()
+
+
+def _keys(descriptor: int, key_bytes: int) -> Iterator[bytes]:
+    """Keys of a map."""
+    key = ctypes.create_string_buffer(key_bytes)
+    first = 0
+    while True:
+        attributes = struct.pack("<IxxxxQQ", descriptor, first, ctypes.addressof(key))
+        try:
+            bpf._bpf(_MAP_GET_NEXT_KEY, attributes)
+        except FileNotFoundError:
+            return
+        yield key.raw
+        first = ctypes.addressof(key)
