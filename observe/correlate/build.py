@@ -37,8 +37,8 @@ def build_run(
     bounds = (operation.start_ns, max(end_ns, operation.start_ns))
     failed = operation.status is None or operation.status >= _FIRST_FAILURE
 
-    def on_request(row: Row) -> bool:
-        return not goroutines or row.goroutine == operation.goroutine
+    def on_request(row: Row) -> bool | None:
+        return row.goroutine == operation.goroutine if goroutines else None
 
     # Evidence is what the kernel timed; file events carry the reader's time, and their calls are here anyway.
     found = walk([row for row in rows if row.kind != Kind.INOTIFY], rules, bounds, role, on_request, failed=failed)

@@ -38,11 +38,11 @@ class Walk:
 
 
 class _Witness(NamedTuple):
-    """An event, the role of its process, and whether the goroutine that serves the request made it."""
+    """An event, the role of its process, and whether the goroutine that serves the request made it (None: unknown)."""
 
     row: Row
     role: str
-    on_request: bool
+    on_request: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +59,15 @@ def walk(
     rules: Rules,
     bounds: tuple[int, int],
     role: Callable[[int], str],
-    on_request: Callable[[Row], bool],
+    on_request: Callable[[Row], bool | None],
     *,
     failed: bool,
 ) -> Walk:
     """Find the phases of an operation.
 
     `rows`: its events in order of time; `bounds`: its start and end; `role`: of a process; `on_request`: whether
-    an event of dockerd was made by the goroutine that serves the request; `failed`: whether phases that occur on
-    failure only count.
+    an event of dockerd was made by the goroutine that serves the request, None if nobody knows; `failed`: whether
+    phases that occur on failure only count.
 
     A phase begins when its evidence does, and the documented order decides between phases that share evidence:
     an event belongs to the first phase from the current one on that it speaks for.
@@ -77,7 +77,8 @@ def walk(
     found = _walk_in_order(witnesses, programs, rules, bounds, failed=failed)
     _cut_to_last_event(rows, rules, found)
     for one in witnesses:
-        for phase in _possible(rules.weak_candidates(*one), rules, failed=failed):
+        candidates = rules.weak_candidates(one.row, one.role, one.on_request is not False)
+        for phase in _possible(candidates, rules, failed=failed):
             _cover_weakly(found, phase, one.row, rules, bounds)
     _cover_children(rules, found)
     return found
@@ -94,9 +95,11 @@ def _walk_in_order(
         row = one.row
         while waiting and waiting[0].start_ns <= row.time_ns:
             current = _enter_program(waiting.popleft(), current, rules, found)
-        candidates = rules.candidates(*one)
+        candidates = rules.candidates(row, one.role, True) if one.on_request is not False else []
         if not one.on_request:  # what others do for a program proves it only while it runs
-            candidates = [phase for phase in candidates if phase not in of_programs or phase in found.spans]
+            others = rules.candidates(row, one.role, False)
+            begun = [phase for phase in others if phase not in of_programs or phase in found.spans]
+            candidates = sorted({*candidates, *begun})
         chosen = _choose(_possible(candidates, rules, failed=failed), current)
         if chosen is None:
             continue
