@@ -41,10 +41,11 @@ class RingReader:
         """Everything that is complete, as events in the order in which the kernel reserved them."""
         consumed = struct.unpack_from("<Q", self._consumer)[0]
         produced = struct.unpack_from("<Q", self._producer)[0]
-        slots = self._copy(consumed, produced - consumed).view(_SLOT_DTYPE)
-        busy = np.flatnonzero(slots["header"] & _BUSY)
-        if len(busy):  # a program on another CPU is still writing: everything behind it waits
-            slots = slots[: busy[0]]
+        starts = (consumed % self._ring_bytes + np.arange(0, produced - consumed, _SLOT_BYTES)) % self._ring_bytes
+        # Before the copy, which may read a record's end before its header.
+        busy = np.flatnonzero(self._data.view("<u4")[starts // 4] & _BUSY)
+        count = int(busy[0]) if len(busy) else len(starts)  # a program on another CPU still writes: the rest waits
+        slots = self._copy(consumed, count * _SLOT_BYTES).view(_SLOT_DTYPE)
         batch = decode(slots["record"])
         struct.pack_into("<Q", self._consumer, 0, consumed + len(slots) * _SLOT_BYTES)
         return batch
