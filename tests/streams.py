@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Made-up streams for tests of the correlator: creates and starts as a real engine does them, only shorter.
 
-Every event lasts half a `STEP` and begins one `STEP` after the one before it. A container is a number: its id, layer and
-processes follow from it, so what a run holds tells whose events it got.
+Every event lasts half a `STEP` and begins one `STEP` after the one before it. A container is a number: its id, layer
+and processes follow from it, so what a run holds tells whose events it got.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ STEP = MS
 SECOND = 1_000 * MS
 NEWNET = 0x40000000
 CREATE_EXCLUSIVELY = 0x800C2
+NO_MARK = Mark(0)
 IN_MODIFY, IN_ATTRIB, IN_MOVED_TO, IN_CREATE, IN_DELETE, IN_ISDIR = 0x2, 0x4, 0x80, 0x100, 0x200, 0x40000000
 
 
@@ -74,7 +75,7 @@ class Script:
         self.happens(Kind.FSYNC, fd=7)
         self.happens(Kind.RENAMEAT, path, path2=temporary)
 
-    def runs(self, parent: int, child: int, *words: str, marks: Mark = Mark(0), g: int | None = None) -> None:
+    def runs(self, parent: int, child: int, *words: str, marks: Mark = NO_MARK, g: int | None = None) -> None:
         """Fork and exec."""
         self.happens(Kind.SCHED_PROCESS_FORK, pid=parent, ret=child, g=g)
         self.happens(Kind.SCHED_PROCESS_EXEC, f"/usr/bin/{words[0]}", pid=child, detail="\0".join(words), marks=marks)
@@ -143,7 +144,9 @@ def start(
     script.runs(runc, init, "runc", "init")
     script.happens(Kind.UNSHARE, pid=init, flags=0x6C020000)
     script.runs(runc, hook, "libnetwork-setkey", "-exec-root=/var/run/docker", container_id(n), "0123456789ab")
-    script.happens(Kind.OPENAT, f"{EXEC}/netns/{n:012x}", flags=0x80042, g=0xC00000F000 + n)
+    key, other = f"{EXEC}/netns/{n:012x}", 0xC00000F000 + n
+    script.happens(Kind.OPENAT, key, flags=0x80042, g=other)
+    script.happens(Kind.MOUNT, key, path2=f"/proc/{init}/ns/net", g=other)
     script.exits(hook)
     script.happens(Kind.PIVOT_ROOT, ".", pid=init)
     script.exits(runc)
@@ -161,7 +164,7 @@ def start(
     return script.events
 
 
-def told(path: str, mask: int, at_ns: int, marks: Mark = Mark(0)) -> Event:
+def told(path: str, mask: int, at_ns: int, marks: Mark = NO_MARK) -> Event:
     """An event of inotify, as the reader stamps it."""
     return Event(at_ns, Kind.INOTIFY, flags=mask, path=path, marks=marks)
 

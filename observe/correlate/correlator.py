@@ -88,9 +88,9 @@ class Correlator:
         """The end of the stream: all that is left, operations without an answer included."""
         self._files.finish()
         if self._imported is not None:
-            runs, self._unmatched = imported_runs(
-                EventBatch.concat(self._imported), self._rules, self._header.wall_time_ns
-            )
+            events = EventBatch.concat(self._imported)
+            runs, unmatched = imported_runs(events, self._rules, self._header.wall_time_ns)
+            self._unmatched += unmatched
             self._imported = []
             return runs
         self._closing += self._open
@@ -181,8 +181,7 @@ class Correlator:
         own = [operation for operation in chain(self._open, self._closing) if operation.container_id == container_id]
         if row.kind == Kind.INOTIFY and not row.pid:  # told late, maybe just after the answer: who used the path last?
             for operation in sorted(own, key=lambda operation: -operation.start_ns):
-                covers = operation.covers(row.time_ns) or operation.covers(row.time_ns - _READ_LATE_NS)
-                if covers and row.path in operation.paths:
+                if operation.covers(row.time_ns, _READ_LATE_NS) and row.path in operation.paths:
                     return operation
         around = [operation for operation in own if operation.covers(row.time_ns)]
         return around[0] if len(around) == 1 else None
@@ -244,9 +243,14 @@ class Correlator:
         if operation.name == "start":
             operation.container_id = named
             return
-        made = self._undecided.made_for(operation, pending)
-        if named in made or len(made) == 1:
-            self._is_about(operation, named if named in made else made.pop())
+        made = self._undecided.made_during(operation)
+        if named not in made:  # not told yet, or its older namesake
+            creates = (other for other in pending if other.name == "create" and other is not operation)
+            others = [other for other in creates if other.container_id is None]
+            made -= set().union(*map(self._undecided.made_during, others))
+            named = made.pop() if len(made) == 1 else None
+        if named is not None:
+            self._is_about(operation, named)
 
     def _run(self, operation: Operation) -> Run:
         return build_run(

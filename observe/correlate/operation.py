@@ -36,9 +36,9 @@ class Operation:
         self.rows.append(row)
         self.paths.add(row.path)
 
-    def covers(self, time_ns: int) -> bool:
-        """Whether a moment lies inside."""
-        return self.start_ns <= time_ns and (self.end_ns is None or time_ns < self.end_ns)
+    def covers(self, time_ns: int, late_ns: int = 0) -> bool:
+        """Whether a moment lies inside, or not more than `late_ns` after the end."""
+        return self.start_ns <= time_ns and (self.end_ns is None or time_ns < self.end_ns + late_ns)
 
 
 def open_operation(row: Row) -> Operation | None:

@@ -21,12 +21,15 @@ _NEAR_NS = 100_000_000
 _GRAIN_NS = 10_000_000
 _BIRTHS = frozenset({Kind.SCHED_PROCESS_FORK, Kind.CLONE, Kind.CLONE3, Kind.FORK, Kind.VFORK})
 _DIRECTORIES = frozenset({Kind.MKDIR, Kind.MKDIRAT})
-_NOT_MODIFIED = 304
+_NOT_MODIFIED, _FIRST_FAILURE = 304, 400
 
 
 @dataclass(slots=True)
 class _Event:
-    """`container_id`: by what it says itself. `contested`: it may be of more than one operation, or of none."""
+    """`container_id`: by what it says itself. `contested`: several operations may be its owner, or something else.
+
+    `foreign`: it is of a container that no operation is about.
+    """
 
     row: Row
     container_id: str | None
@@ -58,9 +61,8 @@ class Undecided:
             if last != container_id or not last_ns <= row.time_ns < last_ns + _GRAIN_NS:
                 insort(self._work, (row.time_ns, container_id))
 
-    def made_for(self, operation: Operation, pending: Sequence[Operation]) -> set[str]:
-        """Containers whose folder was made during `operation` and no other create."""
-        creates = [other for other in pending if other.name == "create" and other is not operation]
+    def made_during(self, operation: Operation) -> set[str]:
+        """Containers whose folder was made meanwhile."""
         return {
             one.container_id
             for one in self._events
@@ -68,7 +70,6 @@ class Undecided:
             and one.row.kind in _DIRECTORIES
             and one.row.path.endswith(f"/containers/{one.container_id}")
             and operation.covers(one.row.time_ns)
-            and not any(other.covers(one.row.time_ns) for other in creates)
         }
 
     def resolve(self, ready: Sequence[Operation], pending: Sequence[Operation]) -> None:
@@ -97,10 +98,10 @@ class Undecided:
         """The operation of an event, if it is certain: of those `around` it."""
         container_id = one.container_id or self._in_hindsight(one.row)
         if container_id is not None:
-            around = [operation for operation in around if operation.container_id == container_id]
-            one.foreign = not around
+            own = [operation for operation in around if operation.container_id == container_id]
+            one.foreign = not own and not any(map(_may_be_about_any, around))
             # Of several requests for one container those did nothing that were told so.
-            around = [operation for operation in around if operation.status != _NOT_MODIFIED] or around
+            around = [operation for operation in own if operation.status != _NOT_MODIFIED] or own
         elif len(around) == 1 and self._others_worked_near(one.row.time_ns, around[0]):
             one.contested = True
         # What was contested once stays so when a competitor has become a run.
@@ -123,3 +124,8 @@ class Undecided:
         first = bisect_left(self._work, (time_ns - _NEAR_NS, ""))
         last = bisect_left(self._work, (time_ns + _NEAR_NS + 1, ""))
         return any(container_id != operation.container_id for _, container_id in self._work[first:last])
+
+
+def _may_be_about_any(operation: Operation) -> bool:
+    """Whether it did something for a container that nobody could tell."""
+    return operation.container_id is None and (operation.status is None or operation.status < _FIRST_FAILURE)

@@ -15,6 +15,7 @@ from streams import (
     IN_MODIFY,
     IN_MOVED_TO,
     MS,
+    NO_MARK,
     SECOND,
 )
 
@@ -36,7 +37,7 @@ def call(kind: Kind, path: str, at_ns: int = 100, **columns: object) -> Row:
     return row(Event(at_ns, kind, path=path, **values))  # type: ignore[arg-type]
 
 
-def told(mask: int, path: str, at_ns: int = 1000, marks: Mark = Mark(0)) -> Row:
+def told(mask: int, path: str, at_ns: int = 1000, marks: Mark = NO_MARK) -> Row:
     return row(Event(at_ns, Kind.INOTIFY, flags=mask, path=path, marks=marks))
 
 
@@ -57,7 +58,11 @@ def join() -> FileJoin:
         (call(Kind.RENAME, FILE, path2="/data/containers/c/old"), IN_MOVED_FROM, "/data/containers/c/old"),
         (call(Kind.UNLINKAT, FILE), IN_DELETE, FILE),
         (call(Kind.RMDIR, FOLDER), IN_DELETE | IN_ISDIR, FOLDER),
-        (call(Kind.MKDIRAT, "/data/overlay2/l-init/merged/dev"), IN_CREATE | IN_ISDIR, "/data/overlay2/l-init/diff/dev"),
+        (
+            call(Kind.MKDIRAT, "/data/overlay2/l-init/merged/dev"),
+            IN_CREATE | IN_ISDIR,
+            "/data/overlay2/l-init/diff/dev",
+        ),
     ],
 )
 def test_an_event_takes_over_time_and_process_of_its_call(join, cause, mask, path):

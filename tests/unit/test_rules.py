@@ -141,9 +141,7 @@ NETNS = row(Kind.OPENAT, f"{EXEC}/netns/1")
 HOOK = "start.containerd_start.runc_create.network_hook"
 
 
-@pytest.mark.parametrize(
-    ("on_request", "phases"), [(True, ["start.network", "start.cleanup"]), (False, [HOOK])]
-)
+@pytest.mark.parametrize(("on_request", "phases"), [(True, ["start.network", "start.cleanup"]), (False, [HOOK])])
 def test_what_dockerd_does_for_the_hook_is_told_by_its_goroutine(on_request, phases):
     of = rules("start")
     assert ids(of, of.candidates(NETNS, "dockerd", on_request)) == phases
