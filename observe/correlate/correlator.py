@@ -34,6 +34,8 @@ _ANSWER_NS = 600_000_000_000
 #: Go keeps g in a register from this version on (Go 1.17, "register-based calling convention").
 _G_IN_REGISTER = (1, 17)
 _NEVER_NS = 1 << 63
+#: Plain numbers: the operators of IntFlag cost more than all the rest that is done to an event.
+_INVENTED = int(Mark.INVENTED)
 _LOSS_FIELDS = frozenset(field.name for field in fields(Loss))
 
 
@@ -80,7 +82,11 @@ class Correlator:
             return []
         runs: list[Run] = []
         for row in rows_of(item):
-            runs += self._advance(row.time_ns + row.duration_ns)
+            now_ns = row.time_ns + row.duration_ns
+            if now_ns >= self._due_ns:
+                runs += self._advance(now_ns)
+            elif now_ns > self._now_ns:
+                self._now_ns = now_ns
             self._row(row)
         return runs
 
@@ -114,10 +120,12 @@ class Correlator:
         elif row.kind == Kind.API_RESPONSE:
             self._response(row)
         elif row.kind == Kind.INOTIFY:
-            if not row.marks & Mark.INVENTED:
+            if not row.marks & _INVENTED:
+                self._files.advance(self._now_ns)
                 self._attribute(self._files.event(row))
         else:
             if row.is_syscall:
+                self._files.advance(self._now_ns)
                 self._files.call(row)
             self._attribute(row)
 
@@ -152,16 +160,17 @@ class Correlator:
 
     def _attribute(self, row: Row) -> None:
         container_id = self._lineage.container_of(row)
-        operation = self._of_goroutine(row)
-        if operation is not None:
-            self._learn(operation, row, container_id)
-        elif container_id is not None:
-            operation = self._of_container(container_id, row)
-        if operation is not None:
-            operation.add(row)
-            container_id = container_id or operation.container_id
-        elif any(operation.covers(row.time_ns) for operation in chain(self._open, self._closing)):
-            self._undecided.add(row, container_id)
+        if self._open or self._closing:
+            operation = self._of_goroutine(row)
+            if operation is not None:
+                self._learn(operation, row, container_id)
+            elif container_id is not None:
+                operation = self._of_container(container_id, row)
+            if operation is not None:
+                operation.add(row)
+                container_id = container_id or operation.container_id
+            elif any(operation.covers(row.time_ns) for operation in chain(self._open, self._closing)):
+                self._undecided.add(row, container_id)
         if container_id is None and row.kind == Kind.SCHED_PROCESS_FORK:
             binding = self._lineage.binding(row)
             container_id = binding.container_id if binding else None
@@ -169,11 +178,11 @@ class Correlator:
 
     def _of_goroutine(self, row: Row) -> Operation | None:
         """The operation whose request an event's goroutine of dockerd served at its time."""
-        if not self._goroutines or not row.goroutine or self._lineage.role(row.pid) != "dockerd":
+        if not self._goroutines or not row.goroutine:
             return None
         for operation in chain(self._open, self._closing):
             if operation.goroutine == row.goroutine and operation.covers(row.time_ns):
-                return operation
+                return operation if self._lineage.role(row.pid) == "dockerd" else None
         return None
 
     def _of_container(self, container_id: str, row: Row) -> Operation | None:

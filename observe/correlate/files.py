@@ -23,6 +23,7 @@ IN_DELETE = 0x200
 IN_ISDIR = 0x40000000
 
 _O_EXCL = 0x80
+_INVENTED = int(Mark.INVENTED)
 _CREATE, _CREATE_DIRECTORY, _DELETE, _MOVED_FROM, _MOVED_TO = range(5)
 #: How long inotify's event may come after the call (the reader drains in milliseconds; a loaded host takes longer).
 _LATEST_NS = 3_000_000_000
@@ -70,7 +71,7 @@ class FileJoin:
 
     def event(self, row: Row) -> Row:
         """The inotify event with time, process and goroutine of its call; as it is if no call is known."""
-        effect = None if row.marks & Mark.INVENTED else _effect(row.flags)
+        effect = None if row.marks & _INVENTED else _effect(row.flags)
         if effect is None or (effect, row.path) not in self._by_key:
             return row
         found = self._take((effect, row.path))

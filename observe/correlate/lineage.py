@@ -20,6 +20,7 @@ _BINDINGS = 256
 #: Processes that ended whose container is remembered: their parent's clone may be looked at later.
 _PROCESSES = 20_000
 _EXECS = frozenset({Kind.EXECVE, Kind.EXECVEAT})
+_ENTRYPOINT = int(Mark.ENTRYPOINT)
 
 
 class Binding(NamedTuple):
@@ -127,7 +128,7 @@ class Lineage:
                 self._containers[row.ret] = container_id
         elif row.kind == Kind.SCHED_PROCESS_EXIT and row.pid == row.tid:
             self._end(row.pid)
-        elif row.marks & Mark.ENTRYPOINT and row.kind in _EXECS and not row.ret:
+        elif row.kind in _EXECS and row.marks & _ENTRYPOINT and not row.ret:
             self._end(row.pid)  # from here on it is the container's own affair: its exit will not be told
 
     def _end(self, pid: int) -> None:
