@@ -9,8 +9,13 @@
 
 #if defined(__x86_64__) || defined(__TARGET_ARCH_x86)
 struct registers {
-	u64 r15, r14, r13, r12, bp, bx, r11, r10, r9, r8, ax, cx, dx, si, di, orig_ax;
+	u64 r15, r14, r13, r12, bp, bx, r11, r10, r9, r8, ax, cx, dx, si, di, orig_ax, ip, cs, flags, sp;
 };
+#define STACK_POINTER(regs) ((regs)->sp)
+/* Go's ABIInternal: the first nine words of arguments; a stack ABI (Go < 1.17) function has g in RCX after its check. */
+#define GO_WORDS(regs) \
+	{ (regs)->ax, (regs)->bx, (regs)->cx, (regs)->di, (regs)->si, (regs)->r8, (regs)->r9, (regs)->r10 }
+#define STACK_ABI_GOROUTINE(regs) ((regs)->cx)
 #define SYSCALL_NUMBER(regs) ((s64)(regs)->orig_ax)
 #define ARGUMENTS(regs) { (regs)->di, (regs)->si, (regs)->dx, (regs)->r10, (regs)->r8 }
 #define GOROUTINE(regs) ((regs)->r14)
@@ -20,6 +25,10 @@ struct registers {
 	u64 x[31], sp, pc, pstate, orig_x0;
 	s32 syscall_number;
 };
+#define STACK_POINTER(regs) ((regs)->sp)
+#define GO_WORDS(regs) \
+	{ (regs)->x[0], (regs)->x[1], (regs)->x[2], (regs)->x[3], (regs)->x[4], (regs)->x[5], (regs)->x[6], (regs)->x[7] }
+#define STACK_ABI_GOROUTINE(regs) ((regs)->x[28])
 #define SYSCALL_NUMBER(regs) ((s64)(regs)->syscall_number)
 #define ARGUMENTS(regs) { (regs)->orig_x0, (regs)->x[1], (regs)->x[2], (regs)->x[3], (regs)->x[4] }
 #define GOROUTINE(regs) ((regs)->x[28])

@@ -60,6 +60,11 @@ class Kind(IntEnum):
     # What dockerd reads from and answers on an API connection.
     API_REQUEST = 80
     API_RESPONSE = 81
+    # Entry and return of a function of a Go program of the engine (flags: its number, see NoteKind.FUNCTION;
+    # ret: how many bytes deep its frame lies on the goroutine's stack; path: a string argument of an entry).
+    # Stack ABI (Go < 1.17): ret is minus the stack pointer, and a return does not know its goroutine.
+    FUNCTION_ENTRY = 112
+    FUNCTION_RETURN = 113
     # File events as inotify reported them (time_ns: the reader's time).
     INOTIFY = 96
 
@@ -214,6 +219,7 @@ class NoteKind(StrEnum):
 
     PROCESS = "process"  # a process of the engine that lived before the recording: pid, ppid, role, argv
     CONTAINER = "container"  # identity of a container: see `Container`
+    FUNCTION = "function"  # number, name, phase keys and binary of a probed function; or why one is not probed
     LOSS = "loss"  # counters so far: the fields of `Loss` that were counted while recording
     END = "end"  # clean end: why, exit code of COMMAND
     WARNING = "warning"  # one line for people
@@ -291,6 +297,10 @@ class Evidence(StrEnum):
     NONE = "none"
 
 
+#: Shorter phases are as long as the probes that bound them take.
+FLOOR_NS = 5_000
+
+
 @dataclass(frozen=True, slots=True)
 class Span:
     """One phase of one run. A phase that was not seen has evidence none and null times."""
@@ -304,6 +314,27 @@ class Span:
     evidence: Evidence
     syscalls: int = 0
     file_events: int = 0
+    #: Probes of functions that were hit inside, and the own time without what they cost (null without functions).
+    probe_hits: int = 0
+    corrected_self_ns: int | None = None
+    #: (start_ns, duration_ns) of each piece, if there is more than one; duration_ns is their sum.
+    pieces: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def at_floor(self) -> bool:
+        """Whether functions bound it, and it is too short for that to be a measurement of anything but the probes."""
+        return self.evidence is Evidence.FUNCTION and (self.duration_ns or 0) < FLOOR_NS
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionCall:
+    """One call of a probed function. `complete`: its return was seen; else a panic, an exec or the end closed it."""
+
+    name: str
+    pid: int
+    start_ns: int
+    duration_ns: int
+    complete: bool
 
 
 class DepartureKind(StrEnum):
@@ -342,3 +373,5 @@ class Run:
     phases: tuple[Span, ...]
     #: The container's configuration as inspect gave it while it was recorded (see `Container`); empty if unknown.
     configuration: Mapping[str, Any] = field(default_factory=dict)
+    #: The documented functions that ran, by start.
+    functions: tuple[FunctionCall, ...] = ()

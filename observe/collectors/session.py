@@ -6,7 +6,9 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,10 +20,15 @@ from observe.collectors.docker_api import Identity
 from observe.collectors.inotify import InotifyCollector
 from observe.collectors.ring import RingReader
 from observe.engine import procfs
+from observe.errors import HostCannotError
 from observe.model import Header, Item, Note, NoteKind
-from observe.probes.attach import DEFAULT_RING_BYTES, EventProbes, build_event_probes
+from observe.phases import load
+from observe.probes.attach import DEFAULT_RING_BYTES, EventProbes, FunctionProbes, build_image, check_ring_bytes
+from observe.probes.compiler import Image
 from observe.probes.events import Role
+from observe.probes.functions import ENTRY_COST_NS, RETURN_COST_NS, Function
 from observe.probes.layout import Counter
+from observe.probes.targets import Targets, find_targets
 
 #: How often the session wants to be polled: the ring holds seconds of a busy engine's events.
 POLL_SECONDS = 0.02
@@ -40,6 +47,10 @@ class SessionOptions:
     #: Record arguments of foreign programs, environment values and labels.
     with_values: bool = False
     inotify: bool = True
+    #: Time the documented functions, as far as the engine's binaries show them.
+    functions: bool = True
+    #: Where compiled programs and resolved functions are kept; None: nowhere.
+    cache: Path | None = None
 
 
 def boot_clock_ns() -> int:
@@ -55,6 +66,7 @@ class Session:
         self.engine = engine
         self._options = options
         self._probes: EventProbes | None = None
+        self._functions: FunctionProbes | None = None
         self._ring: RingReader | None = None
         self._inotify: InotifyCollector | None = None
         self._containers: ContainerIdentities | None = None
@@ -75,13 +87,23 @@ class Session:
             boot_time_ns=boot_clock_ns(),
             wall_time_ns=time.time_ns(),
             tool_version=__version__,
-            options={"origin": "record", "watched": watched, **(extra or {})},
+            options={
+                "origin": "record",
+                "watched": watched,
+                "probe_cost_ns": {"entry": ENTRY_COST_NS, "return": RETURN_COST_NS},
+                **(extra or {}),
+            },
         )
 
     def start(self) -> list[Item]:
         """Attach everything; the first items. Raises HostCannotError; then nothing stays attached."""
         try:
-            self._probes = build_event_probes(self._options.ring_bytes)
+            check_ring_bytes(self._options.ring_bytes)
+            with ThreadPoolExecutor(1) as pool:
+                image = pool.submit(build_image, self._options.cache)
+                targets = find_targets(self.engine, load(), self._options.cache) if self._options.functions else None
+                compiled = image.result()
+            self._probes = EventProbes(compiled, self._options.ring_bytes)
             self._ring = RingReader(self._probes.ring, self._probes.ring_bytes)
             if self._options.inotify:
                 engine = self.engine
@@ -89,7 +111,7 @@ class Session:
                 self._inotify.start()
             identity = Identity(self.engine, with_values=self._options.with_values)
             self._containers = ContainerIdentities(identity, self.engine.data_root)
-            return self._attach(self._probes)
+            return [*self._attach(self._probes), *self._attach_functions(compiled, targets)]
         except BaseException:
             self.close()
             raise
@@ -108,6 +130,24 @@ class Session:
         return [
             Note(NoteKind.PROCESS, now_ns, {"pid": pid, "role": role, "argv": self._arguments(pid, role)})
             for pid, role in seeds
+        ]
+
+    def _attach_functions(self, image: Image, found: Targets | None) -> list[Item]:
+        """Functions are a gain in precision: what cannot be had of them is said, and the rest goes on."""
+        if found is None or self._probes is None:
+            return []
+        now_ns = boot_clock_ns()
+        warnings = list(found.warnings)
+        attached: tuple[Function, ...] = ()
+        try:
+            self._functions = FunctionProbes(image, self._probes)
+            attached = self._functions.attach(found.targets)
+        except HostCannotError as error:
+            warnings.append(f"functions are not timed: {error}")
+        return [
+            *(Note(NoteKind.FUNCTION, now_ns, function.note()) for function in attached),
+            *(Note(NoteKind.FUNCTION, now_ns, refused) for refused in found.refused),
+            *(Note(NoteKind.WARNING, now_ns, {"text": text}) for text in warnings),
         ]
 
     def _arguments(self, pid: int, role: str) -> list[str]:
@@ -170,6 +210,8 @@ class Session:
         """Detach, and bring the last items: what still lay in the ring and the queue, names, losses."""
         if self._probes is None:
             return []
+        if self._functions is not None:
+            self._functions.close()
         self._probes.detach()
         items = self.poll()
         now_ns = boot_clock_ns()
@@ -180,6 +222,8 @@ class Session:
 
     def close(self) -> None:
         """Detach and free everything; what has not been read is gone. Can be called twice."""
+        if self._functions is not None:
+            self._functions.close()
         if self._ring is not None:
             self._ring.close()
         if self._probes is not None:
@@ -188,7 +232,7 @@ class Session:
             self._inotify.stop()
         if self._containers is not None:
             self._containers.close()
-        self._ring = self._probes = self._inotify = self._containers = None
+        self._ring = self._probes = self._inotify = self._containers = self._functions = None
 
     def __enter__(self) -> Self:
         """Itself."""

@@ -6,17 +6,22 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 from observe import host, phases
 from observe.engine import Engine, find_engine
 from observe.errors import HostCannotError
+from observe.probes.cache import cache_folder
+from observe.probes.targets import Targets, find_targets
 
 NAME = "doctor"
 HELP = "say what this host can do, and what to do about what it cannot"
 
+#: Operations that recordings of a live engine follow.
+_RECORDED = ("create", "start")
 _DONE, _CANNOT = 0, HostCannotError.exit_code
 
 
@@ -28,6 +33,11 @@ class Diagnosis:
     engine: Engine | None
     phases: int
     phases_with_kernel_evidence: int
+    #: Phase → the functions of the engine's binaries that time it; the phases that no function was found for.
+    functions: Mapping[str, tuple[str, ...]]
+    without_function: tuple[str, ...]
+    #: {"name", "binary", "reason"} of functions that are there and cannot be probed.
+    refused: tuple[Mapping[str, Any], ...]
 
     @property
     def can_record(self) -> bool:
@@ -42,7 +52,13 @@ class Diagnosis:
             "checks": [asdict(check) for check in self.checks],
             "engine": self.engine
             and {"docker_host": self.engine.docker_host, "pid": self.engine.pid, **self.engine.facts()},
-            "phases": {"documented": self.phases, "with_kernel_evidence": self.phases_with_kernel_evidence},
+            "phases": {
+                "documented": self.phases,
+                "with_kernel_evidence": self.phases_with_kernel_evidence,
+                "functions": {phase: list(names) for phase, names in self.functions.items()},
+                "without_function": list(self.without_function),
+                "refused": [dict(refused) for refused in self.refused],
+            },
         }
 
 
@@ -75,12 +91,19 @@ def diagnose(docker_host: str | None) -> Diagnosis:
         of_engine = [host.Check("engine", ok=False, needed=True, found=str(error))]
     else:
         of_engine = list(_engine_checks(engine))
-    documented = phases.load().phases
+    catalogue = phases.load()
+    documented = [phase for phase in catalogue.phases if phase.operation in _RECORDED]
+    targets = find_targets(engine, catalogue, cache_folder()) if engine else Targets((), (), ())
+    names = [function.name for target in targets.targets for function in target.functions]
+    functions = {phase.id: functions_of(phase, names) for phase in documented}
     return Diagnosis(
-        checks=(*host.checks(), *of_engine),
+        checks=(*host.checks(), *of_engine, *_binary_checks(targets)),
         engine=engine,
         phases=len(documented),
         phases_with_kernel_evidence=sum(bool(phase.evidence) for phase in documented),
+        functions={phase: found for phase, found in functions.items() if found},
+        without_function=tuple(phase for phase, found in functions.items() if not found),
+        refused=targets.refused,
     )
 
 
@@ -94,12 +117,42 @@ def lines(found: Diagnosis, marks: Sequence[str]) -> Iterator[str]:
         yield f"{mark:<{mark_width}}  {name:<{name_width}}  {what}"
         if remedy:
             yield f"{'':<{mark_width + name_width + 2}}  do: {remedy}"
+    if found.engine:
+        yield from _functions(found)
     yield ""
     yield "recording is possible" if found.can_record else "recording is not possible: see above"
 
 
 def _count_of_phases(found: Diagnosis) -> str:
-    return f"{found.phases} documented, {found.phases_with_kernel_evidence} with kernel evidence"
+    counts = f"{found.phases} documented, {found.phases_with_kernel_evidence} with kernel evidence"
+    return f"{counts}, {len(found.functions)} with their functions in this engine" if found.engine else counts
+
+
+def _functions(found: Diagnosis) -> Iterator[str]:
+    """Which function times which phase, and which phases have none."""
+    yield ""
+    width = max((len(phase) for phase in found.functions), default=0)
+    for phase, names in found.functions.items():
+        for row, name in enumerate(names):
+            yield f"{phase if not row else '':<{width}}  {name}"
+    for phase in found.without_function:
+        yield f"{phase:<{width}}  no function found: kernel evidence, if there is any"
+    for refused in found.refused:
+        yield f"refused: {refused['name']} ({refused['binary']}): {refused['reason']}"
+
+
+def functions_of(phase: phases.Phase, names: Iterable[str]) -> tuple[str, ...]:
+    """Those of the functions that bound a phase, the catalogue's first pattern first."""
+    patterns = phase.functions or phase.to_entry
+    found = [name for pattern in patterns for name in names if fnmatchcase(name, pattern)]
+    return tuple(dict.fromkeys(found))
+
+
+def _binary_checks(targets: Targets) -> Iterator[host.Check]:
+    for warning in targets.warnings:
+        yield host.Check(
+            "functions", ok=False, needed=False, found=warning, remedy="phases fall back to kernel evidence"
+        )
 
 
 def _engine_checks(engine: Engine) -> Iterator[host.Check]:

@@ -27,6 +27,7 @@ from observe.errors import DataLostError, EngineGoneError
 from observe.model import EventBatch, Item, Kind, Loss, Note, NoteKind
 from observe.phases import load
 from observe.probes.attach import DEFAULT_RING_BYTES
+from observe.probes.cache import cache_folder
 from observe.recording import RecordingWriter
 from observe.reports import Page, brief
 from observe.reports.assemble import assemble
@@ -53,7 +54,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="record program arguments, environment values and labels too: they may hold secrets",
     )
-    parser.add_argument("--no-inotify", action="store_true", help="system calls only")
+    parser.add_argument("--no-inotify", action="store_true", help="without file events")
+    parser.add_argument("--no-functions", action="store_true", help="kernel evidence only")
     parser.add_argument(
         "--ring-bytes", metavar="N", type=int, default=DEFAULT_RING_BYTES, help=f"default: {DEFAULT_RING_BYTES}"
     )
@@ -67,7 +69,13 @@ def run(args: argparse.Namespace) -> int:
     if code:
         return code
     host.require(host.checks())
-    options = SessionOptions(args.ring_bytes, args.with_values, not args.no_inotify)
+    options = SessionOptions(
+        ring_bytes=args.ring_bytes,
+        with_values=args.with_values,
+        inotify=not args.no_inotify,
+        functions=not args.no_functions,
+        cache=cache_folder(),
+    )
     session = Session(find_engine(args.docker_host), options)
     path: Path = args.output or Path(f"observe-{datetime.now().astimezone():%Y%m%d-%H%M%S}.observe")
     header = session.header({"command": _told_command(command, args.with_values)})

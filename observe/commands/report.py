@@ -9,7 +9,7 @@ from pathlib import Path
 
 from observe.errors import DataLostError, ObserveError
 from observe.phases import load
-from observe.reports import RENDERERS, Page, Report, join, without_configurations
+from observe.reports import RENDERERS, Page, Report, join, without_details
 from observe.reports.assemble import assemble
 
 NAME = "report"
@@ -24,14 +24,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--configuration", action="store_true", help="json: with each container's configuration, as inspect gave it"
     )
+    parser.add_argument(
+        "--functions", action="store_true", help="json: with each call of a documented function that was timed"
+    )
     parser.add_argument("--strict", action="store_true", help="exit with 4 if data was lost")
 
 
 def run(args: argparse.Namespace) -> int:
     """Read, render, write. Raises RecordingError for an unreadable file, DataLostError for --strict."""
     report = _read(args.files)
-    if not args.configuration:
-        report = without_configurations(report)
+    report = without_details(report, configuration=args.configuration, functions=args.functions)
     render = RENDERERS[args.format]
     if args.output is None:
         sys.stdout.write(render(report, Page.of(sys.stdout)))

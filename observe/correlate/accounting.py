@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from observe.correlate.rows import Row
 from observe.correlate.spans import PhaseSpan, Walk
@@ -23,14 +25,19 @@ class Partition:
         """
         self._phases, self._spans = phases, spans
         cuts = {*bounds}
-        for span in spans.values():
-            cuts |= {span.start_ns, span.end_ns}
+        self._intervals = [(number, *piece) for number, span in spans.items() for piece in span.intervals]
+        for _, start, end in self._intervals:
+            cuts |= {start, end}
         self._cuts = sorted(cut for cut in cuts if bounds[0] <= cut <= bounds[1])
         self._owners = [self._innermost(start) for start in self._cuts[:-1]]
 
     def _innermost(self, at_ns: int) -> int:
-        open_phases = [number for number, span in self._spans.items() if span.start_ns <= at_ns < span.end_ns]
-        return max(open_phases, key=self._rank, default=0)
+        ranks = [
+            (self._phases[number].depth, start, number)
+            for number, start, end in self._intervals
+            if start <= at_ns < end
+        ]
+        return max(ranks, default=(0, 0, 0))[2]
 
     def _rank(self, number: int) -> tuple[int, int, int]:
         return self._phases[number].depth, self._spans[number].start_ns, number
@@ -61,18 +68,29 @@ class Partition:
         return self._owners[min(max(index, 0), len(self._owners) - 1)]
 
 
-def count_events(rows: Sequence[Row], partition: Partition, found: Walk) -> tuple[dict[int, int], dict[int, int]]:
-    """System calls and file events by phase number."""
-    syscalls: dict[int, int] = {}
-    file_events: dict[int, int] = {}
+@dataclass(slots=True)
+class Counts:
+    """What lies in each phase as its innermost one, by phase number."""
+
+    syscalls: Counter[int] = field(default_factory=Counter)
+    file_events: Counter[int] = field(default_factory=Counter)
+    entries: Counter[int] = field(default_factory=Counter)
+    returns: Counter[int] = field(default_factory=Counter)
+
+
+def count_events(rows: Sequence[Row], partition: Partition, found: Walk) -> Counts:
+    """System calls, file events and probe hits by phase."""
+    counts = Counts()
     for row in rows:
         if row.is_syscall:
-            phase = partition.phase_of(row)
-            syscalls[phase] = syscalls.get(phase, 0) + 1
+            counts.syscalls[partition.phase_of(row)] += 1
+        elif row.kind == Kind.FUNCTION_ENTRY:
+            counts.entries[partition.phase_of(row)] += 1
+        elif row.kind == Kind.FUNCTION_RETURN:
+            counts.returns[partition.phase_of(row)] += 1
         elif row.kind == Kind.INOTIFY and not row.marks & Mark.INVENTED:
-            phase = _phase_of_file_event(row, partition, found)
-            file_events[phase] = file_events.get(phase, 0) + 1
-    return syscalls, file_events
+            counts.file_events[_phase_of_file_event(row, partition, found)] += 1
+    return counts
 
 
 def _phase_of_file_event(row: Row, partition: Partition, found: Walk) -> int:

@@ -4,15 +4,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from observe.correlate.accounting import Partition, count_events
+from observe.correlate.frames import Frame, frames_of
+from observe.correlate.functions import pieces_of
 from observe.correlate.operation import Operation
 from observe.correlate.rows import Row
 from observe.correlate.rules import Rules
-from observe.correlate.spans import Walk, missing, walk
-from observe.model import Container, Departure, Evidence, Kind, Run, Span
+from observe.correlate.spans import PhaseSpan, Walk, missing, walk
+from observe.model import Container, Departure, Evidence, FunctionCall, Kind, Run, Span
 
 _FIRST_FAILURE = 400
+
+
+@dataclass(slots=True)
+class Functions:
+    """What was probed: number → symbol; and what a hit costs the one that is hit."""
+
+    names: dict[int, str] = field(default_factory=dict)
+    entry_cost_ns: int = 0
+    return_cost_ns: int = 0
+
+
 _NOT_MODIFIED = 304
 
 
@@ -24,11 +38,12 @@ def build_run(
     wall_offset_ns: int,
     *,
     goroutines: bool,
+    functions: Functions,
 ) -> Run:
     """The run of an operation that has ended, or was cut off by the end of the recording.
 
     `wall_offset_ns`: epoch minus boot clock; `goroutines`: whether the g register can be trusted to say which
-    of dockerd's events are on the request's own goroutine.
+    of dockerd's events are on the request's own goroutine; `functions`: which were probed, and what that cost.
     """
     rows = sorted(operation.rows)
     end_ns = operation.end_ns
@@ -42,10 +57,11 @@ def build_run(
 
     # Evidence is what the kernel timed; file events carry the reader's time, and their calls are here anyway.
     found = walk([row for row in rows if row.kind != Kind.INOTIFY], rules, bounds, role, on_request, failed=failed)
-    departures = list(found.departures)
+    frames = frames_of(rows, functions.names, bounds[1])
+    departures = use_functions(found, frames, rules, bounds)
     if not failed and operation.status != _NOT_MODIFIED:
-        departures += missing(rules, found)
-    spans = phase_rows(rules, found, rows, bounds)
+        departures += missing(rules, found, functions.names.values())
+    spans = phase_rows(rules, found, rows, bounds, functions)
     return Run(
         operation=operation.name,
         container_id=operation.container_id,
@@ -61,29 +77,57 @@ def build_run(
         departures=_in_order(departures, rules),
         phases=spans,
         configuration=container.configuration if container else {},
+        functions=tuple(FunctionCall(f.function, f.pid, f.start_ns, f.end_ns - f.start_ns, f.complete) for f in frames),
     )
 
 
-def phase_rows(rules: Rules, found: Walk, rows: Sequence[Row], bounds: tuple[int, int]) -> tuple[Span, ...]:
+def use_functions(found: Walk, frames: Sequence[Frame], rules: Rules, bounds: tuple[int, int]) -> list[Departure]:
+    """Let functions bound the phases whose functions ran; the departures on the evidence that then stands."""
+    pieces = pieces_of(frames, rules.functions, bounds)
+    for phase, intervals in pieces.by_phase.items():
+        seen = found.spans.get(phase)
+        processes = seen.processes if seen else frozenset()
+        found.spans[phase] = PhaseSpan(intervals[0][0], intervals[-1][1], processes, tuple(intervals))
+    names = {rules.phases[phase].id for phase in pieces.by_phase}
+    kernel = [departure for departure in found.departures if departure.phase not in names]
+    return [*pieces.departures, *kernel]
+
+
+def phase_rows(
+    rules: Rules, found: Walk, rows: Sequence[Row], bounds: tuple[int, int], functions: Functions
+) -> tuple[Span, ...]:
     """One span a documented phase, seen or not; the first is the operation itself."""
     partition = Partition(rules.phases, found.spans, bounds)
     self_ns = partition.self_ns()
-    syscalls, file_events = count_events(rows, partition, found)
+    counts = count_events(rows, partition, found)
+    handled = any(
+        0 in rules.functions.phases_of(functions.names.get(row.flags, ""))
+        for row in rows
+        if row.kind == Kind.FUNCTION_ENTRY
+    )
     spans = []
     for number, phase in enumerate(rules.phases):
         seen = found.spans.get(number)
-        start, end = (seen.start_ns, seen.end_ns) if seen else bounds if number == 0 else (None, None)
+        if number == 0:
+            seen = PhaseSpan(*bounds, pieces=(bounds,) if handled else ())
+        own_ns = self_ns.get(number, 0)
+        cost_ns = counts.entries[number] * functions.entry_cost_ns + counts.returns[number] * functions.return_cost_ns
         spans.append(
             Span(
                 id=phase.id,
                 parent=phase.parent,
                 step=phase.step,
-                start_ns=start,
-                duration_ns=None if start is None or end is None else end - start,
-                self_ns=None if start is None else self_ns.get(number, 0),
-                evidence=Evidence.NONE if start is None else Evidence.KERNEL,
-                syscalls=syscalls.get(number, 0),
-                file_events=file_events.get(number, 0),
+                start_ns=seen.start_ns if seen else None,
+                duration_ns=seen.duration_ns if seen else None,
+                self_ns=own_ns if seen else None,
+                evidence=(Evidence.FUNCTION if seen.pieces else Evidence.KERNEL) if seen else Evidence.NONE,
+                syscalls=counts.syscalls[number],
+                file_events=counts.file_events[number],
+                probe_hits=counts.entries[number] + counts.returns[number],
+                pieces=tuple((start, end - start) for start, end in seen.pieces)
+                if seen and len(seen.pieces) > 1
+                else (),
+                corrected_self_ns=max(own_ns - cost_ns, 0) if seen and functions.names else None,
             )
         )
     return tuple(spans)

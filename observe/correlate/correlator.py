@@ -7,11 +7,15 @@ Memory is bounded by what is open: the events of operations in flight, and the p
 from __future__ import annotations
 
 import re
+from collections import deque
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from itertools import chain
+from typing import Any
 
-from observe.correlate.build import build_run
+from observe.correlate.build import Functions, build_run
 from observe.correlate.files import FileJoin
+from observe.correlate.frames import FrameMatcher
 from observe.correlate.identity import Identities
 from observe.correlate.imported import imported_runs
 from observe.correlate.lineage import Lineage
@@ -55,6 +59,9 @@ class Correlator:
         self._lineage = Lineage(self._identities, goroutines=self._goroutines)
         self._files = FileJoin(tuple(header.options.get("watched", ())))
         self._undecided = Undecided(self._lineage, self._identities)
+        cost = header.options.get("probe_cost_ns", {})
+        self._functions = Functions({}, int(cost.get("entry", 0)), int(cost.get("return", 0)))
+        self._frames = FrameMatcher(self._functions.names)
         self._imported: list[EventBatch] | None = [] if header.options.get("origin") == "import" else None
         #: Not answered yet; answered, but events and names may still come.
         self._open: list[Operation] = []
@@ -64,13 +71,29 @@ class Correlator:
         self._recorded_loss: dict[str, int] = {}
         self._unmatched = 0
         self.warnings: list[str] = []
+        #: Documented functions that are there and were not probed: {"name", "binary", "reason"}.
+        self.refused: list[Mapping[str, Any]] = []
 
     @property
     def loss(self) -> Loss:
         """What was lost so far, as recorded and as found here."""
         recorded = Loss(**{name: count for name, count in self._recorded_loss.items() if name in _LOSS_FIELDS})
         unattributed = self._undecided.unattributed + self._unmatched
-        return replace(recorded, inotify_missed=self._files.missed, unattributed_events=unattributed)
+        return replace(
+            recorded,
+            inotify_missed=self._files.missed,
+            unattributed_events=unattributed,
+            unmatched_returns=recorded.unmatched_returns + self._frames.unmatched_returns,
+        )
+
+    def probed(self) -> dict[str, tuple[str, ...]]:
+        """Phase → the functions that were probed for it."""
+        found: dict[str, list[str]] = {}
+        for rules in self._rules.values():
+            for name in self._functions.names.values():
+                for phase in rules.functions.phases_of(name):
+                    found.setdefault(rules.phases[phase].id, []).append(name)
+        return {phase: tuple(dict.fromkeys(names)) for phase, names in found.items()}
 
     def feed(self, item: Item) -> list[Run]:
         """Take the next item; the runs that are finished now, in order of their answers."""
@@ -109,6 +132,11 @@ class Correlator:
             self._schedule()
         elif note.kind is NoteKind.PROCESS:
             self._lineage.learn(note.data)
+        elif note.kind is NoteKind.FUNCTION:
+            if "number" in note.data:
+                self._functions.names[int(note.data["number"])] = str(note.data["name"])
+            else:
+                self.refused.append(note.data)
         elif note.kind is NoteKind.LOSS:
             self._recorded_loss.update({name: int(count) for name, count in note.data.items()})
         elif note.kind is NoteKind.WARNING:
@@ -127,6 +155,8 @@ class Correlator:
             if row.is_syscall:
                 self._files.advance(self._now_ns)
                 self._files.call(row)
+            else:
+                deque(self._frames.feed(row), maxlen=0)  # counts what does not match
             self._attribute(row)
 
     def _request(self, row: Row) -> None:
@@ -269,6 +299,7 @@ class Correlator:
             self._identities.get(operation.container_id),
             self._header.wall_time_ns - self._header.boot_time_ns,
             goroutines=self._goroutines,
+            functions=self._functions,
         )
 
 

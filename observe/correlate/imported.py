@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import islice
 
-from observe.correlate.build import phase_rows
+from observe.correlate.build import Functions, phase_rows
 from observe.correlate.names import container_in
 from observe.correlate.rows import Row, rows_of
 from observe.correlate.rules import Rules
@@ -64,5 +64,5 @@ def _run(name: str, rows: Sequence[Row], rules: Rules, wall_time_ns: int) -> Run
         duration_ns=0,
         unattributed_ns=0,
         departures=tuple(seen.departures),
-        phases=phase_rows(rules, seen, rows, bounds),
+        phases=phase_rows(rules, seen, rows, bounds, Functions()),
     )

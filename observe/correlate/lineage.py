@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from observe.correlate.identity import Identities
-from observe.correlate.names import container_in, layer_in, process_in
+from observe.correlate.names import container_in, is_container_id, layer_in, process_in
 from observe.correlate.rows import Row
 from observe.model import Kind, Mark
 
+_FUNCTIONS = frozenset({Kind.FUNCTION_ENTRY, Kind.FUNCTION_RETURN})
 _ENGINE_ROLES = ("dockerd", "containerd")
 #: Goroutines of dockerd whose containers are remembered, and how many of the latest of each.
 _GOROUTINES = 2_000
@@ -40,7 +41,7 @@ class Lineage:
         self._roles: dict[int, str] = {}
         self._containers: dict[int, str] = {}
         self._ended: OrderedDict[int, str] = OrderedDict()
-        self._bindings: OrderedDict[int, list[Binding]] = OrderedDict()
+        self._bindings: OrderedDict[tuple[int, int], list[Binding]] = OrderedDict()
 
     def learn(self, data: Mapping[str, Any]) -> None:
         """Take a process note: pid, role, argv of a process that lived before the recording."""
@@ -63,8 +64,8 @@ class Lineage:
             return self._named(row)
         if self.is_engine(row.pid):
             container_id = self._named(row)
-            if container_id and row.goroutine and self._goroutines and self._roles[row.pid] == "dockerd":
-                self._bind(row.goroutine, Binding(row.time_ns, container_id))
+            if container_id and row.goroutine and self._goroutines:
+                self._bind((row.pid, row.goroutine), Binding(row.time_ns, container_id))
             return container_id
         container_id = self._containers.get(row.pid)
         if container_id is None:
@@ -74,6 +75,8 @@ class Lineage:
         return container_id
 
     def _named(self, row: Row) -> str | None:
+        if row.kind == Kind.FUNCTION_ENTRY and is_container_id(row.path):
+            return row.path
         for text in (row.path, row.path2, row.detail):
             if len(text) < 10:  # shorter than any path that names one
                 continue
@@ -92,7 +95,7 @@ class Lineage:
                     return container_id
         return None
 
-    def _bind(self, goroutine: int, binding: Binding) -> None:
+    def _bind(self, goroutine: tuple[int, int], binding: Binding) -> None:
         history = self._bindings.setdefault(goroutine, [])
         self._bindings.move_to_end(goroutine)
         history.append(binding)
@@ -102,13 +105,14 @@ class Lineage:
             self._bindings.popitem(last=False)
 
     def binding(self, row: Row) -> Binding | None:
-        """What the event's goroutine of dockerd did for a container next in time, before or after.
+        """What the event's goroutine of a daemon did for a container next in time, before or after.
 
         A goroutine that ends leaves its g pointer to another, which may work for another container: the
-        nearest is the best witness. containerd's goroutines change too fast to be asked.
+        nearest is the best witness. containerd's goroutines change too fast to be asked, but for functions:
+        those that are probed are about one container, and name it while they run.
         """
-        history = self._bindings.get(row.goroutine)
-        if not history or self._roles.get(row.pid) != "dockerd":
+        history = self._bindings.get((row.pid, row.goroutine))
+        if not history or (self._roles.get(row.pid) != "dockerd" and row.kind not in _FUNCTIONS):
             return None
         index = bisect_left(history, (row.time_ns, ""))
         return min(history[max(index - 1, 0) : index + 1], key=lambda binding: abs(binding.time_ns - row.time_ns))

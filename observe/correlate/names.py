@@ -29,6 +29,11 @@ def container_in(text: str) -> str | None:
     return None
 
 
+def is_container_id(text: str) -> bool:
+    """Whether a string is a full container id, as the engine's functions get it."""
+    return _ID.fullmatch(text) is not None
+
+
 @lru_cache(_CACHED)
 def layer_in(text: str) -> str | None:
     """The layer folder of the storage driver that a path lies in, without `-init`."""

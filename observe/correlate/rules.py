@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from posixpath import basename
 
+from observe.correlate.functions import FunctionRules
 from observe.correlate.names import DRIVERS
 from observe.correlate.rows import Row
 from observe.model import Kind
@@ -78,6 +79,7 @@ class Rules:
     def __init__(self, phases: Sequence[Phase], data_root: str) -> None:
         """Compile. `data_root`: what `{data}` stands for."""
         self.phases = tuple(phases)
+        self.functions = FunctionRules(phases)
         self.programs: list[ProgramRule] = []
         self._data_root = data_root.rstrip("/")
         self._calls: list[CallRule] = []

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -15,11 +15,25 @@ from observe.model import Departure, DepartureKind, Kind, Mark
 
 @dataclass(slots=True)
 class PhaseSpan:
-    """Bounds of a phase; `processes` are those of its program's tree, if it is a program."""
+    """Bounds of a phase; `processes` are those of its program's tree, if it is a program.
+
+    `pieces`: when its functions ran, if they bound it; else it is one piece, on the kernel's evidence.
+    """
 
     start_ns: int
     end_ns: int
     processes: frozenset[int] = frozenset()
+    pieces: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def intervals(self) -> tuple[tuple[int, int], ...]:
+        """When the phase was: (start_ns, end_ns) in order, not overlapping."""
+        return self.pieces or ((self.start_ns, self.end_ns),)
+
+    @property
+    def duration_ns(self) -> int:
+        """How long its intervals are together."""
+        return sum(end - start for start, end in self.intervals)
 
     def cover(self, start_ns: int, end_ns: int) -> None:
         """Grow."""
@@ -114,12 +128,13 @@ def _walk_in_order(
     return found
 
 
-def missing(rules: Rules, found: Walk) -> list[Departure]:
-    """Phases that always occur, have evidence, and were not seen."""
+def missing(rules: Rules, found: Walk, functions: Iterable[str] = ()) -> list[Departure]:
+    """Phases that always occur and were not seen, though there is evidence to see, or a function that was probed."""
+    probed = {number for function in functions for number in rules.functions.phases_of(function)}
     return [
         Departure(DepartureKind.MISSING, phase.id, f"{phase.id} was not seen")
         for number, phase in enumerate(rules.phases)
-        if number and phase.occurs == "always" and phase.evidence and number not in found.spans
+        if number and phase.occurs == "always" and (phase.evidence or number in probed) and number not in found.spans
     ]
 
 

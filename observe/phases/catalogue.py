@@ -18,7 +18,19 @@ from observe.errors import ObserveError
 from observe.model import Kind
 
 _OPERATIONS = ("create", "start", "pull")
-_PHASE_KEYS = {"id", "parent", "step", "title", "functions", "evidence", "occurs"}
+_PHASE_KEYS = {
+    "id",
+    "parent",
+    "step",
+    "title",
+    "functions",
+    "evidence",
+    "occurs",
+    "several",
+    "to_entry",
+    "from_return",
+    "within",
+}
 _EVIDENCE_KEYS = {"calls", "path", "name", "flags", "role", "goroutine", "program", "argument", "with", "many", "until"}
 _OCCURS = ("always", "on_failure", "if_configured")
 _ROLES = ("dockerd", "containerd", "child")
@@ -67,6 +79,14 @@ class Phase:
     evidence: tuple[Evidence, ...] = ()
     #: "always", "on_failure" or "if_configured": whether its absence is a departure.
     occurs: str = "always"
+    #: Documented at more than one step: seen more than once, and not bound to one place in the order.
+    several: bool = False
+    #: Functions whose entry ends it (it begins with the operation), for a phase without a function of its own.
+    to_entry: tuple[str, ...] = ()
+    #: Functions whose return begins it, if it begins before its own functions do.
+    from_return: tuple[str, ...] = ()
+    #: Phases inside whose functions its own may run, though none of them is its parent.
+    within: tuple[str, ...] = ()
 
     @property
     def operation(self) -> str:
@@ -145,17 +165,21 @@ def _phase(entry: Mapping[str, Any], source: str) -> Phase:
             raise ObserveError(f"{source}: {name}: {key} is missing")
     if entry.get("occurs", "always") not in _OCCURS:
         raise ObserveError(f"{source}: {name}: occurs must be one of {', '.join(_OCCURS)}")
-    functions = entry.get("functions", [])
-    if not all(isinstance(function, str) and function for function in functions):
-        raise ObserveError(f"{source}: {name}: functions must be a list of names")
+    for key in ("functions", "to_entry", "from_return", "within"):
+        if not all(isinstance(function, str) and function for function in entry.get(key, [])):
+            raise ObserveError(f"{source}: {name}: {key} must be a list of names")
     return Phase(
         id=name,
         parent=entry.get("parent"),
         step=entry["step"],
         title=entry["title"],
-        functions=tuple(functions),
+        functions=tuple(entry.get("functions", [])),
         evidence=tuple(_evidence(rule, f"{source}: {name}") for rule in entry.get("evidence", [])),
         occurs=entry.get("occurs", "always"),
+        several=bool(entry.get("several", False)),
+        to_entry=tuple(entry.get("to_entry", [])),
+        from_return=tuple(entry.get("from_return", [])),
+        within=tuple(entry.get("within", [])),
     )
 
 

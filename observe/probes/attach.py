@@ -11,6 +11,7 @@ import errno
 import mmap
 import os
 import struct
+import subprocess
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,11 +19,20 @@ from types import TracebackType
 from typing import Self
 
 from observe.errors import HostCannotError
-from observe.probes import bpf, compiler, events
+from observe.probes import bpf, compiler, events, functions
 from observe.probes.layout import Counter
 
 #: Holds more than 7,000 records: about 15 container starts between two drains.
 DEFAULT_RING_BYTES = 8 * 1024 * 1024
+
+#: Program → its type (BPF_PROG_TYPE_*).
+_KINDS = {
+    **dict.fromkeys(events.RAW_TRACEPOINTS, bpf.PROG_TYPE_RAW_TRACEPOINT),
+    **dict.fromkeys(events.TRACEPOINTS, bpf.PROG_TYPE_TRACEPOINT),
+}
+
+#: Sites that are probed one by one where links for many are missing.
+_FEW_SITES = 48
 
 _TRACEFS = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
 
@@ -68,13 +78,20 @@ class EventProbes:
             )
         self._programs = {}
         for program in image.programs:
-            code = bytearray(program.code)
-            for index, name in program.maps:
-                code[index * 8 + 4 : index * 8 + 8] = struct.pack("<i", self._maps[name])
-            kind = bpf.PROG_TYPE_RAW_TRACEPOINT if program.name in events.RAW_TRACEPOINTS else bpf.PROG_TYPE_TRACEPOINT
-            self._programs[program.name] = self._own(bpf.program_load(kind, program.name, bytes(code)))
+            if program.name not in _KINDS:
+                continue  # another class loads it
+            self._programs[program.name] = self._own(
+                bpf.program_load(_KINDS[program.name], program.name, self.relocate(program))
+            )
         for number, call in events.numbered_calls().items():
             bpf.map_update(self._maps["calls"], struct.pack("<I", number), call.pack())
+
+    def relocate(self, program: compiler.Program) -> bytes:
+        """The program's code with the descriptors of our maps in it."""
+        code = bytearray(program.code)
+        for index, name in program.maps:
+            code[index * 8 + 4 : index * 8 + 8] = struct.pack("<i", self._maps[name])
+        return bytes(code)
 
     def _own(self, descriptor: int) -> int:
         self._stack.callback(os.close, descriptor)
@@ -150,9 +167,107 @@ def _possible_cpus() -> int:
     return int(text.replace(",", "-").split("-")[-1]) + 1
 
 
+def build_image(cache: Path | None = None) -> compiler.Image:
+    """Compile all programs, or take them from the cache. Raises HostCannotError if this host lacks something."""
+    tracefs()  # bcc reads tracepoint formats there: say what is missing before it does
+    programs = [*events.RAW_TRACEPOINTS, *events.TRACEPOINTS, functions.PROGRAM]
+    return compiler.build([events.SOURCE, functions.SOURCE], programs, cache)
+
+
 def build_event_probes(ring_bytes: int = DEFAULT_RING_BYTES) -> EventProbes:
-    """Compile and load. Raises HostCannotError if this host lacks something, naming it."""
+    """Compile and load the programs for events. Raises HostCannotError if this host lacks something, naming it."""
+    check_ring_bytes(ring_bytes)
+    return EventProbes(build_image(), ring_bytes)
+
+
+def check_ring_bytes(ring_bytes: int) -> None:
+    """Raises HostCannotError if the kernel would not make a ring of this size."""
     if ring_bytes < mmap.PAGESIZE or ring_bytes & (ring_bytes - 1):
         raise HostCannotError(f"a ring buffer of {ring_bytes} bytes is not a power of two of at least {mmap.PAGESIZE}")
-    tracefs()  # bcc reads tracepoint formats there: say what is missing before it does
-    return EventProbes(compiler.build(events.SOURCE, [*events.RAW_TRACEPOINTS, *events.TRACEPOINTS]), ring_bytes)
+
+
+class FunctionProbes:
+    """The program of `bpf/functions.bpf.c`, attached to the functions of the engine's binaries until `close()`.
+
+    It writes into the ring of `EventProbes` and asks its lineage, so that both streams are one.
+    """
+
+    def __init__(self, image: compiler.Image, events_probes: EventProbes, *, multi: bool = True) -> None:
+        """Load. `multi`: use one link a file (Linux 6.6); otherwise perf events, and few sites.
+
+        Raises HostCannotError if the kernel refuses.
+        """
+        self._multi = multi
+        self._program = -1
+        self._links: list[int] = []
+        self._reapers: list[subprocess.Popen[bytes]] = []
+        try:
+            self._program = self._load(image, events_probes)
+        except OSError as error:
+            raise HostCannotError(f"the kernel does not take the program for functions: {error.strerror}") from error
+
+    def _load(self, image: compiler.Image, events_probes: EventProbes) -> int:
+        program = next(program for program in image.programs if program.name == functions.PROGRAM)
+        code = events_probes.relocate(program)
+        if self._multi:
+            try:
+                return bpf.program_load(bpf.PROG_TYPE_KPROBE, program.name, code, bpf.ATTACH_UPROBE_MULTI)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                self._multi = False
+        return bpf.program_load(bpf.PROG_TYPE_KPROBE, program.name, code)
+
+    def attach(self, targets: Iterable[functions.Target]) -> tuple[functions.Function, ...]:
+        """Attach to every function, or to as many as this kernel allows; those that are attached.
+
+        Raises HostCannotError if a site is refused.
+        """
+        attached: list[functions.Function] = []
+        for target in targets:
+            try:
+                attached += self._attach_all(target) if self._multi else self._attach_few(target, len(attached))
+            except OSError as error:
+                raise HostCannotError(f"{target.path}: functions cannot be probed: {error.strerror}") from error
+        return tuple(attached)
+
+    def _attach_all(self, target: functions.Target) -> tuple[functions.Function, ...]:
+        sites = [site for function in target.functions for site in function.sites()]
+        offsets, cookies = zip(*sites, strict=True)
+        self._links.append(bpf.uprobe_multi_open(self._program, str(target.path), offsets, cookies, target.pid))
+        return target.functions
+
+    def _attach_few(self, target: functions.Target, already: int) -> list[functions.Function]:
+        """Perf events take a tenth of a second each to detach: the outermost phases only, held by a reaper."""
+        chosen: list[functions.Function] = []
+        descriptors: list[int] = []
+        room = _FEW_SITES - already
+        for function in sorted(target.functions, key=lambda function: function.depth):
+            if len(function.sites()) > room:
+                continue
+            room -= len(function.sites())
+            chosen.append(function)
+            for offset, cookie in function.sites():
+                pair = bpf.perf_uprobe_open(self._program, str(target.path), offset, cookie, target.pid or -1)
+                descriptors += pair
+        if descriptors:
+            # It ends when its input does, which is when we close it, or end ourselves, however we end.
+            reaper = subprocess.Popen(
+                ["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=descriptors, start_new_session=True
+            )
+            self._reapers.append(reaper)
+            for descriptor in descriptors:
+                os.close(descriptor)
+        return chosen
+
+    def close(self) -> None:
+        """Detach, and free the program. Can be called twice."""
+        while self._links:
+            os.close(self._links.pop())
+        while self._reapers:
+            stdin = self._reapers.pop().stdin
+            if stdin is not None:
+                stdin.close()
+        if self._program >= 0:
+            os.close(self._program)
+            self._program = -1

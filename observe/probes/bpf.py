@@ -11,6 +11,8 @@ import ctypes
 import os
 import platform
 import struct
+from collections.abc import Sequence
+from pathlib import Path
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _ATTRIBUTE_BYTES = 128
@@ -25,18 +27,25 @@ _MAP_UPDATE_ELEM = 2
 _MAP_DELETE_ELEM = 3
 _PROG_LOAD = 5
 _RAW_TRACEPOINT_OPEN = 17
+_LINK_CREATE = 28
 
 # enum bpf_prog_type
+PROG_TYPE_KPROBE = 2
 PROG_TYPE_TRACEPOINT = 5
 PROG_TYPE_RAW_TRACEPOINT = 17
 
 # enum bpf_map_type
 MAP_TYPE_RINGBUF = 27
 
+#: enum bpf_attach_type: a program for many user space sites at once.
+ATTACH_UPROBE_MULTI = 48
+_ATTACH_PERF_EVENT = 41
+
 #: Flag of map_update (BPF_NOEXIST).
 NO_EXIST = 1
 
 _PERF_TYPE_TRACEPOINT = 2
+_UPROBE_TYPE = Path("/sys/bus/event_source/devices/uprobe/type")
 _PERF_ATTR_BYTES = 112  # PERF_ATTR_SIZE_VER5
 _PERF_FLAG_FD_CLOEXEC = 8
 _PERF_EVENT_IOC_ENABLE = 0x2400
@@ -84,26 +93,28 @@ def map_delete(descriptor: int, key: bytes) -> None:
     _bpf(_MAP_DELETE_ELEM, struct.pack("<IxxxxQ", descriptor, ctypes.addressof(key_buffer)))
 
 
-def program_load(program_type: int, name: str, code: bytes) -> int:
+def program_load(program_type: int, name: str, code: bytes, attach_type: int = 0) -> int:
     """Load a program; its descriptor. OSError carries the last line of the verifier's log."""
     try:
-        return _program_load(program_type, name, code, None)
+        return _program_load(program_type, name, code, attach_type, None)
     except OSError as error:
         log = ctypes.create_string_buffer(1 << 20)
         try:
-            return _program_load(program_type, name, code, log)
+            return _program_load(program_type, name, code, attach_type, log)
         except OSError:
             lines = log.value.decode(errors="replace").strip().splitlines()
             said = next((line for line in reversed(lines) if not line.startswith("processed ")), "")
             raise OSError(error.errno, f"{error.strerror} {said}".strip()) from None
 
 
-def _program_load(program_type: int, name: str, code: bytes, log: ctypes.Array[ctypes.c_char] | None) -> int:
+def _program_load(
+    program_type: int, name: str, code: bytes, attach_type: int, log: ctypes.Array[ctypes.c_char] | None
+) -> int:
     instructions, licence = ctypes.create_string_buffer(code, len(code)), ctypes.create_string_buffer(_LICENCE)
     return _bpf(
         _PROG_LOAD,
         struct.pack(
-            "<IIQQIIQII16s",
+            "<IIQQIIQII16sII",
             program_type,
             len(code) // 8,
             ctypes.addressof(instructions),
@@ -114,8 +125,45 @@ def _program_load(program_type: int, name: str, code: bytes, log: ctypes.Array[c
             0,
             0,
             name.encode()[:15],
+            0,
+            attach_type,
         ),
     )
+
+
+def uprobe_multi_open(program: int, path: str, offsets: Sequence[int], cookies: Sequence[int], pid: int = 0) -> int:
+    """Attach a program to many offsets of a file at once, each with its cookie; closing the descriptor detaches all.
+
+    `pid`: only this process; 0: whoever executes the file. From Linux 6.6 (OSError EINVAL before).
+    """
+    count = len(offsets)
+    text = ctypes.create_string_buffer(path.encode())
+    offset_array, cookie_array = (ctypes.c_uint64 * count)(*offsets), (ctypes.c_uint64 * count)(*cookies)
+    addresses = (ctypes.addressof(text), ctypes.addressof(offset_array), 0, ctypes.addressof(cookie_array))
+    return _bpf(
+        _LINK_CREATE,
+        struct.pack("<IIIIQQQQIII", program, 0, ATTACH_UPROBE_MULTI, 0, *addresses, count, 0, pid),
+    )
+
+
+def perf_uprobe_open(program: int, path: str, offset: int, cookie: int, pid: int = -1) -> tuple[int, int]:
+    """Attach a program to one offset of a file, with its cookie (from Linux 5.15); closing both descriptors detaches it.
+
+    `pid`: only this process; -1: whoever executes the file.
+    """
+    kind = int(_UPROBE_TYPE.read_text(encoding="ascii"))
+    text = ctypes.create_string_buffer(path.encode())
+    # type, size, config, sample_period, sample_type, read_format, flags, wakeup, bp_type, config1, config2
+    attributes = struct.pack(
+        "<IIQQQQQIIQQ", kind, _PERF_ATTR_BYTES, 0, 1, 0, 0, 0, 1, 0, ctypes.addressof(text), offset
+    )
+    event = _perf_event_open(attributes, pid, 0 if pid == -1 else -1)
+    try:
+        link = _bpf(_LINK_CREATE, struct.pack("<IIIIQ", program, event, _ATTACH_PERF_EVENT, 0, cookie))
+    except OSError:
+        os.close(event)
+        raise
+    return link, event
 
 
 def raw_tracepoint_open(name: str, program: int) -> int:
@@ -127,15 +175,20 @@ def raw_tracepoint_open(name: str, program: int) -> int:
 def perf_tracepoint_open(tracepoint_id: int, program: int) -> int:
     """Attach a program to a tracepoint by its tracefs id; closing the returned descriptor detaches it."""
     attributes = struct.pack("<IIQQQQQII", _PERF_TYPE_TRACEPOINT, _PERF_ATTR_BYTES, tracepoint_id, 1, 0, 0, 0, 1, 0)
-    buffer = ctypes.create_string_buffer(attributes.ljust(_PERF_ATTR_BYTES, b"\0"), _PERF_ATTR_BYTES)
     # pid -1 on CPU 0: the program runs for every process on every CPU whichever CPU is named here.
-    descriptor = int(_LIBC.syscall(_NR_PERF_EVENT_OPEN, buffer, -1, 0, -1, _PERF_FLAG_FD_CLOEXEC))
-    if descriptor < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+    descriptor = _perf_event_open(attributes, -1, 0)
     for request, value in ((_PERF_EVENT_IOC_SET_BPF, program), (_PERF_EVENT_IOC_ENABLE, 0)):
         if _LIBC.ioctl(descriptor, ctypes.c_ulong(request), value) < 0:
             number = ctypes.get_errno()
             os.close(descriptor)
             raise OSError(number, os.strerror(number))
+    return descriptor
+
+
+def _perf_event_open(attributes: bytes, pid: int, cpu: int) -> int:
+    buffer = ctypes.create_string_buffer(attributes.ljust(_PERF_ATTR_BYTES, b"\0"), _PERF_ATTR_BYTES)
+    descriptor = int(_LIBC.syscall(_NR_PERF_EVENT_OPEN, buffer, pid, cpu, -1, _PERF_FLAG_FD_CLOEXEC))
+    if descriptor < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
     return descriptor

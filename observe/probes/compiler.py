@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import base64
 import ctypes
+import hashlib
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from observe import resources
 from observe.errors import HostCannotError, ObserveError
+from observe.probes.cache import read_cached, write_cached
 
 _INCLUDE = re.compile(r'\s*#include "(?P<name>[\w./-]+)"')
+_TRACEFS = Path("/sys/kernel/tracing")
 _INSTRUCTION_BYTES = 8
 _LOAD_64_BIT_IMMEDIATE = 0x18
 _PSEUDO_MAP_FD = 1
@@ -56,25 +61,56 @@ class Image:
     programs: tuple[Program, ...]
 
 
-def build(source: str, programs: list[str]) -> Image:
-    """Compile `source` (a file of the folder bpf/) and bring back `programs`.
+def build(sources: Sequence[str], programs: Sequence[str], cache: Path | None = None) -> Image:
+    """Compile `sources` (files of the folder bpf/, one after the other) and bring back `programs`.
 
-    Raises HostCannotError if bcc, tracefs or the UAPI headers are missing, ObserveError if it does not compile.
+    `cache`: a folder where the result is kept, by everything that it depends on. Raises HostCannotError if bcc or
+    the UAPI headers are missing, ObserveError if it does not compile.
     """
-    command = [sys.executable, "-m", __name__, source, *programs]
+    key = _cache_key(sources, programs) if cache else ""
+    kept = read_cached(cache, key) if cache else None
+    if kept is None:
+        kept = _build_in_child(sources, programs)
+        if cache:
+            write_cached(cache, key, kept)
+    return _image_from_json(json.loads(kept))
+
+
+def _build_in_child(sources: Sequence[str], programs: Sequence[str]) -> bytes:
+    command = [sys.executable, "-m", __name__, ",".join(sources), *programs]
     package = Path(__file__).resolve().parents[2]
     environment = {
         **os.environ,
         "BCC_KERNEL_SOURCE": str(resources.folder("bpf")),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")])),
     }
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, check=False)
+    said = done.stderr.decode(errors="replace")
     if done.returncode == HostCannotError.exit_code:
-        raise HostCannotError(done.stderr.strip())
+        raise HostCannotError(said.strip())
     if done.returncode:
-        reason = next((line for line in done.stderr.splitlines() if "error:" in line), done.stderr.strip()[-300:])
-        raise ObserveError(f"bpf/{source} does not compile: {reason}")
-    return _image_from_json(json.loads(done.stdout))
+        reason = next((line for line in said.splitlines() if "error:" in line), said.strip()[-300:])
+        raise ObserveError(f"the BPF programs do not compile: {reason}")
+    return done.stdout
+
+
+def _cache_key(sources: Sequence[str], programs: Sequence[str]) -> str:
+    """Digest of all that the bytecode depends on: sources, headers, tracepoint formats, kernel, bcc."""
+    digest = hashlib.sha256()
+    folder = resources.folder("bpf")
+    parts = [repr((list(sources), list(programs), platform.uname()[2:5], _uapi_include_flags()))]
+    parts += [expand(folder / source) for source in sources]
+    parts += [path.read_text(encoding="utf-8") for path in sorted((folder / "include").rglob("*.h"))]
+    for name in programs:
+        for path in sorted(_TRACEFS.glob(f"events/sched/{name}/format")):
+            # The ID line changes with each boot.
+            parts.append("".join(line for line in path.read_text().splitlines() if not line.startswith("ID:")))
+    for library in [*sorted(Path("/usr/lib").glob("*/libbcc.so*")), Path("/usr/include/linux/bpf.h")]:
+        if library.exists():
+            parts.append(f"{library} {library.stat().st_size} {library.stat().st_mtime_ns}")
+    for part in parts:
+        digest.update(part.encode() + b"\0")
+    return f"programs-{digest.hexdigest()[:32]}"
 
 
 def expand(path: Path) -> str:
@@ -98,7 +134,7 @@ def _uapi_include_flags() -> list[str]:
     return flags
 
 
-def _compile(source: str, programs: list[str]) -> Image:
+def _compile(sources: Sequence[str], programs: Sequence[str]) -> Image:
     try:
         from bcc import BPF, lib  # noqa: PLC0415 - only this child may load clang
     except ImportError as error:
@@ -106,7 +142,8 @@ def _compile(source: str, programs: list[str]) -> Image:
             f"bcc for {sys.executable} is missing ({error}): install the distribution's package python3-bpfcc"
         ) from None
     _declare(lib)
-    module = BPF(text=expand(resources.folder("bpf") / source), cflags=_uapi_include_flags())
+    text = "\n".join(expand(resources.folder("bpf") / source) for source in sources)
+    module = BPF(text=text, cflags=_uapi_include_flags())
     maps = {}
     for index in range(lib.bpf_num_tables(module.module)):
         maps[lib.bpf_table_fd_id(module.module, index)] = MapSpec(
@@ -163,11 +200,11 @@ def _image_from_json(data: dict[str, Any]) -> Image:
 
 
 def _main() -> int:
-    source, *programs = sys.argv[1:]
+    sources, *programs = sys.argv[1:]
     output = os.dup(1)
     os.dup2(2, 1)  # bcc and clang may print on standard output
     try:
-        image = _compile(source, programs)
+        image = _compile(sources.split(","), programs)
     except HostCannotError as error:
         print(error, file=sys.stderr)
         return HostCannotError.exit_code

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from observe.reports import json_, text
-from observe.reports.report import Report, join, without_configurations
+from observe.reports.report import Report, join, without_details
 from observe.reports.terminal import Page
 
 
@@ -22,4 +22,4 @@ class Renderer(Protocol):
 #: Name of a format → what writes it.
 RENDERERS: Mapping[str, Renderer] = MappingProxyType({"text": text.render, "json": json_.render})
 
-__all__ = ["RENDERERS", "Page", "Renderer", "Report", "join", "without_configurations"]
+__all__ = ["RENDERERS", "Page", "Renderer", "Report", "join", "without_details"]

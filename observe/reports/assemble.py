@@ -32,5 +32,7 @@ def assemble(path: Path, catalogue: Catalogue) -> tuple[Report, tuple[str, ...]]
         loss=replace(correlator.loss, damaged_bytes=recording.damage.damaged_bytes),
         runs=tuple(runs),
         warnings=(*damage, *imported, *correlator.warnings),
+        functions=correlator.probed(),
+        refused=tuple(correlator.refused),
     )
     return join([report]), damage

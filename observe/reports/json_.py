@@ -7,7 +7,7 @@ import json
 from dataclasses import fields
 from typing import Any
 
-from observe.model import Departure, Loss, Run, Span
+from observe.model import Departure, FunctionCall, Loss, Run, Span
 from observe.reports.report import Report
 from observe.reports.terminal import Page
 
@@ -31,11 +31,14 @@ def document(report: Report) -> dict[str, Any]:
         "engine": {**dict.fromkeys(_ENGINE_KEYS), **report.engine},
         "loss": _fields(report.loss),
         "warnings": list(report.warnings),
+        "functions": {phase: list(names) for phase, names in report.functions.items()},
+        "refused": [dict(refused) for refused in report.refused],
         "runs": [_run(run) for run in report.runs],
     }
 
 
 def _run(run: Run) -> dict[str, Any]:
+    functions = {"functions": [_fields(call) for call in run.functions]} if run.functions else {}
     configuration = {"configuration": dict(run.configuration)} if run.configuration else {}
     return {
         "operation": run.operation,
@@ -50,11 +53,12 @@ def _run(run: Run) -> dict[str, Any]:
         "duration_ns": run.duration_ns,
         "unattributed_ns": run.unattributed_ns,
         "departures": [_fields(departure) for departure in run.departures],
-        "phases": [_fields(span) for span in run.phases],
+        "phases": [{**_fields(span), "at_floor": span.at_floor} for span in run.phases],
+        **functions,
         **configuration,
     }
 
 
-def _fields(value: Departure | Loss | Span) -> dict[str, Any]:
+def _fields(value: Departure | FunctionCall | Loss | Span) -> dict[str, Any]:
     """A flat record; `asdict` would copy every value deeply, which is felt over thousands of runs."""
     return {field.name: getattr(value, field.name) for field in fields(value)}

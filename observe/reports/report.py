@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from observe.model import Loss, Run
@@ -22,6 +22,10 @@ class Report:
     runs: tuple[Run, ...]
     #: One line each, for people.
     warnings: tuple[str, ...] = ()
+    #: Phase → the functions that were probed for it.
+    functions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    #: {"name", "binary", "reason"} of documented functions that are there and could not be probed.
+    refused: tuple[Mapping[str, Any], ...] = ()
 
 
 def join(reports: Iterable[Report]) -> Report:
@@ -48,15 +52,27 @@ def join(reports: Iterable[Report]) -> Report:
             sorted((run for part in parts for run in part.runs), key=lambda run: (run.wall_time_ns, run.start_ns))
         ),
         warnings=tuple(dict.fromkeys(warnings)),
+        functions={phase: names for part in reversed(parts) for phase, names in part.functions.items()},
+        refused=first.refused,
     )
 
 
-def without_configurations(report: Report) -> Report:
-    """The report without what inspect said of each container: some kilobytes a run."""
-    return replace(report, runs=tuple(replace(run, configuration={}) for run in report.runs))
+def without_details(report: Report, *, configuration: bool, functions: bool) -> Report:
+    """The report without what takes some kilobytes a run, unless it was asked for."""
+    return replace(
+        report,
+        runs=tuple(
+            replace(
+                run,
+                configuration=run.configuration if configuration else {},
+                functions=run.functions if functions else (),
+            )
+            for run in report.runs
+        ),
+    )
 
 
 def total_loss(losses: Iterable[Loss]) -> Loss:
     """Every counter added up."""
     parts = tuple(losses)
-    return Loss(**{field.name: sum(getattr(loss, field.name) for loss in parts) for field in fields(Loss)})
+    return Loss(**{one.name: sum(getattr(loss, one.name) for loss in parts) for one in fields(Loss)})

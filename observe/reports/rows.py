@@ -35,6 +35,7 @@ class TimelineRow:
     syscalls: int
     file_events: int
     evidence: Evidence | None  # None: the row is no phase
+    at_floor: bool = False
 
     @property
     def name(self) -> str:
@@ -136,9 +137,13 @@ def timeline(run: Run) -> Timeline:
             continue
         pieces: tuple[tuple[float, float], ...] = ()
         if span.start_ns is not None and span.duration_ns is not None:
-            pieces = ((_share(span.start_ns - run.start_ns, whole_ns), _share(span.duration_ns, whole_ns)),)
+            parts = span.pieces or ((span.start_ns, span.duration_ns),)
+            pieces = tuple(
+                (_share(start_ns - run.start_ns, whole_ns), _share(duration_ns, whole_ns))
+                for start_ns, duration_ns in parts
+            )
             if index:
-                covered.append(pieces[0])
+                covered.extend(pieces)
         below = [other for other in run.phases if _belongs(other.id, span.id)]
         rows.append(
             TimelineRow(
@@ -151,6 +156,7 @@ def timeline(run: Run) -> Timeline:
                 syscalls=sum(other.syscalls for other in below),
                 file_events=sum(other.file_events for other in below),
                 evidence=span.evidence,
+                at_floor=span.at_floor,
             )
         )
     rows.append(

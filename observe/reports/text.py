@@ -142,6 +142,9 @@ def _timeline(line: Timeline, phases: Mapping[str, Phase], page: Page) -> list[s
     by = "" if any(row.evidence is Evidence.FUNCTION for row in rows) else " by kernel evidence"
     expected = _expected(line.not_seen, phases, failed=line.run.outcome != "ok")
     lines.extend(_not_seen(f"not seen{by}:", expected, page))
+    if not by:
+        kernel = [NotSeen(row.id, 1) for row in rows if row.depth and row.evidence is Evidence.KERNEL]
+        lines.extend(_not_seen("by kernel evidence only:", kernel, page))
     for departure in line.run.departures:
         lines.extend(page.paragraph(f"departure: {_departure(departure)}", _YELLOW))
     return lines
@@ -201,6 +204,8 @@ def _not_seen(first: str, phases: Sequence[NotSeen], page: Page) -> list[str]:
 def _evidence(row: TimelineRow) -> str:
     if row.evidence is None:
         return ""
+    if row.at_floor:
+        return "at floor"
     return "not seen" if row.evidence is Evidence.NONE else row.evidence.value
 
 

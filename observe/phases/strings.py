@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""String arguments that say whom a function works for (`strings.toml`)."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+from observe.errors import ObserveError
+
+_KEYS = {"means", "word", "functions"}
+_LAST_WORD = 6  # pointer and length must be among the eight words that the probe keeps
+
+
+@dataclass(frozen=True, slots=True)
+class StringArgument:
+    """The string whose pointer is argument word `word` (from 0) of functions that match `functions` (globs)."""
+
+    means: str
+    word: int
+    functions: tuple[str, ...]
+
+
+@cache
+def load_strings() -> tuple[StringArgument, ...]:
+    """The arguments of this version. Raises ObserveError if the data file breaks a rule."""
+    text = resources.files(__package__).joinpath("strings.toml").read_text(encoding="utf-8")
+    return parse_strings(text, "strings.toml")
+
+
+def parse_strings(text: str, source: str) -> tuple[StringArgument, ...]:
+    """The arguments in a data file. Raises ObserveError that names `source` and the rule it breaks."""
+    found = []
+    for entry in tomllib.loads(text).get("string", []):
+        unknown = set(entry) ^ _KEYS
+        if unknown:
+            raise ObserveError(f"{source}: a string needs exactly the keys {', '.join(sorted(_KEYS))}")
+        if not isinstance(entry["word"], int) or not 0 <= entry["word"] <= _LAST_WORD:
+            raise ObserveError(f"{source}: word must be between 0 and {_LAST_WORD}")
+        found.append(StringArgument(entry["means"], entry["word"], tuple(entry["functions"])))
+    return tuple(found)

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Find the documented functions in an engine's binaries: what can be probed, and why the rest cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from observe.engine import Engine
+from observe.engine.binaries import binaries
+from observe.errors import ObserveError
+from observe.phases import Catalogue
+from observe.phases.strings import load_strings
+from observe.probes.functions import Target, plan, wanted
+from observe.probes.resolve import Resolution, resolve_in_child
+
+#: Each child uses a processor; few hosts have fewer.
+_CHILDREN = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """What can be probed, and what is to be told about the rest."""
+
+    targets: tuple[Target, ...]
+    #: One line a binary that could not be read.
+    warnings: tuple[str, ...]
+    #: {"name", "binary", "reason"} of each documented function that is there and cannot be probed.
+    refused: tuple[Mapping[str, Any], ...]
+
+
+def find_targets(engine: Engine, catalogue: Catalogue, cache: Path | None) -> Targets:
+    """Read the engine's binaries in child processes (or the cache). A binary that cannot be read is a warning."""
+    patterns = wanted(catalogue)
+    files = binaries(engine)
+    daemons = {"dockerd": engine.pid, "containerd": engine.containerd_pid or 0}
+    found: dict[str, tuple[Path, int, Resolution]] = {}
+    warnings = []
+    with ThreadPoolExecutor(_CHILDREN) as pool:
+        resolving = {name: pool.submit(resolve_in_child, path, patterns, cache) for name, path in files.items()}
+        for name, future in resolving.items():
+            try:
+                found[name] = (files[name], daemons.get(name, 0), future.result())
+            except ObserveError as error:
+                warnings.append(f"functions of {name} are not timed: {error}")
+    refused = tuple(
+        {"name": function, "binary": name, "reason": reason}
+        for name, (_, _, resolution) in found.items()
+        for _, function, reason in resolution.refused
+    )
+    return Targets(plan(found, catalogue, load_strings()), tuple(warnings), refused)
