@@ -151,6 +151,20 @@ def test_runs_come_in_the_order_of_their_answers_when_they_are_finished():
     assert correlator.finish() == []
 
 
+def test_later_events_finish_a_run_also_in_the_same_batch():
+    """And what comes after that is too late, however long it was under way."""
+    events = create(1, SECOND)
+    late = told(f"{DATA}/overlay2/{layer(1)}-init", IN_CREATE | IN_ISDIR, SECOND + 2 * LINGER)
+    early = replace(late, time_ns=SECOND + LINGER // 2)
+    for event, file_events in ((early, 1), (late, 0)):
+        correlator = Correlator(header(), load())
+        batches = [item for item in stream(events, [event], [nameless(3 * SECOND)]) if isinstance(item, EventBatch)]
+        for item in [*daemons(), identity(1, 0)]:
+            correlator.feed(item)
+        (run,) = correlator.feed(EventBatch.concat(batches))
+        assert sum(span.file_events for span in run.phases) == file_events
+
+
 def tick(at_ns: int) -> Note:
     return Note(NoteKind.LOSS, at_ns, {})
 
@@ -231,6 +245,20 @@ def test_two_nameless_creates_at_once_without_goroutines_stay_undecided():
     assert correlator.loss.unattributed_events + sum(map(counted, runs)) >= sum(map(calls, operations)) - 4
     # Only what happened while one of them was alone is anybody's.
     assert sum(map(counted, runs)) <= 2
+
+
+def test_a_nameless_create_during_which_two_containers_are_made_stays_undecided():
+    """The other one's request was not seen."""
+    unseen = [e for e in create(2, SECOND + MS // 4) if e.kind not in (Kind.API_REQUEST, Kind.API_RESPONSE)]
+    notes = [identity(1, 2 * SECOND), identity(2, 2 * SECOND)]
+    runs, _ = correlate(stream(without_g(create(1, SECOND)), without_g(unseen), *notes), header(OLD_GO))
+    assert summary(runs) == [("create", None, 0)]
+
+
+def test_only_a_containers_own_folder_shows_that_it_is_made():
+    mounts = Event(SECOND + 3 * MS, Kind.MKDIRAT, 1, pid=DOCKERD, path=f"{DATA}/containers/{container_id(2)}/mounts")
+    runs, _ = correlate(stream(without_g(create(1, SECOND)), [mounts], identity(1, 2 * SECOND)), header(OLD_GO))
+    assert [run.container_id for run in runs] == [container_id(1)]
 
 
 def test_a_folder_made_while_only_one_of_two_creates_was_in_flight_is_its_own():
@@ -528,7 +556,8 @@ def test_invented_events_count_for_nothing():
     path = f"{FOLDER}/checkpoints"
     invented = [told(path, IN_CREATE | IN_ISDIR, SECOND + 9 * MS + n, Mark.INVENTED) for n in range(3)]
     invented += [told(f"{DATA}/overlay2/l/X", IN_CREATE, SECOND + 3 * MS, Mark.INVENTED)]
-    plain, with_them = (correlate(stream(events, more, identity(1, 0)), header()) for more in ([], invented))
+    parts = [events, create(2, SECOND), identity(1, 0), identity(2, 0)]
+    plain, with_them = (correlate(stream(*parts, more), header()) for more in ([], invented))
     assert with_them[0] == plain[0]
     assert with_them[1].loss == plain[1].loss
 
@@ -558,15 +587,24 @@ def test_what_is_told_of_a_create_while_the_start_goes_on_is_the_creates():
     assert [file_events(run) for run in runs] == [{"create.root": 2}, {}]
 
 
+def test_what_is_told_of_a_path_that_both_used_is_the_starts():
+    created = create(1, SECOND)
+    started = start(1, created[-1].time_ns + MS)
+    event = told(f"{DATA}/overlay2/{layer(1)}/merged", IN_MODIFY, started[3].time_ns)
+    runs, _ = correlate(stream(created, started, [event], identity(1, 0)), header())
+    assert [file_events(run) for run in runs] == [{}, {"start.mount": 1}]
+
+
 def test_a_file_event_that_comes_with_its_calls_goroutine_goes_to_that_request():
-    """The path names nobody; the request is answered, and the same goroutine serves the next one already."""
+    """The path names nobody, the goroutine did something for another container just before, and all are answered."""
     first = create(1, SECOND, fd=7, g=0xC1)
-    shared = f"{DATA}/image/overlay2/layerdb/mounts"
-    mkdir = replace(first[5], path=shared, time_ns=first[5].time_ns - MS // 4, duration_ns=1)
     second = create(2, first[-1].time_ns + MS, fd=7, g=0xC1)
-    late = told(shared, IN_CREATE | IN_ISDIR, second[4].time_ns + 1)
-    runs, correlator = correlate(stream(first, [mkdir], second, [late], identity(1, 0), identity(2, 0)), header())
-    assert [sum(file_events(run).values()) for run in runs] == [1, 0]
+    asked, rest = second[0], [replace(event, time_ns=event.time_ns + 40 * MS) for event in second[1:]]
+    shared = f"{DATA}/image/overlay2/layerdb/mounts"
+    mkdir = replace(second[1], path=shared, time_ns=asked.time_ns + MS)
+    event = told(shared, IN_CREATE | IN_ISDIR, rest[-1].time_ns + MS)
+    runs, correlator = correlate(stream(first, [asked, mkdir], rest, [event], identity(1, 0), identity(2, 0)), header())
+    assert [sum(file_events(run).values()) for run in runs] == [0, 1]
     assert correlator.loss.unattributed_events == 0
 
 

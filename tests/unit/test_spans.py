@@ -27,7 +27,7 @@ from streams import (
     stream,
 )
 
-from observe.model import DepartureKind, Event, Evidence, Kind, Run, Span
+from observe.model import DepartureKind, Event, Evidence, Kind, Mark, Run, Span
 
 MISSING, REPEATED, OUT_OF_ORDER = DepartureKind.MISSING, DepartureKind.REPEATED, DepartureKind.OUT_OF_ORDER
 SHIM = "start.containerd_start.shim"
@@ -250,6 +250,14 @@ def test_a_wrapper_around_runc_is_one_program():
     run = the_run([*events[:index], wrapper, fork, child, *events[index + 1 :]])
     assert departures(run) == []
     assert spans(run)[RUNC_CREATE] == spans(the_run(events))[RUNC_CREATE]
+
+
+def test_the_containers_own_program_is_none_of_the_engines_whatever_its_arguments():
+    events = start(1, MS)
+    like_runc = [
+        replace(event, detail="app\0start\0--log") if event.marks & Mark.ENTRYPOINT else event for event in events
+    ]
+    assert the_run(like_runc).phases == the_run(events).phases
 
 
 CLEANUP = [
