@@ -23,8 +23,8 @@ from streams import (
     stream,
 )
 
-from observe.correlate.accounting import Partition, count_events
-from observe.correlate.build import phase_rows
+from observe.correlate.accounting import Counts, Partition, count_events
+from observe.correlate.build import Functions, phase_rows
 from observe.correlate.rows import Row, rows_of
 from observe.correlate.rules import Rules
 from observe.correlate.spans import PhaseSpan, Walk
@@ -43,15 +43,17 @@ def row(kind: Kind, at_ns: int, pid: int = 0, path: str = "", marks: Mark = NO_M
 
 @st.composite
 def operations(draw):
-    """Bounds, spans of phases (nested, overlapping, empty, anything inside the bounds), and events."""
+    """Bounds, spans of phases (nested, overlapping, empty, in pieces, anything inside the bounds), and events."""
     start = draw(st.integers(0, 50))
     end = draw(st.integers(start, 100))
     moments = st.integers(start, end)
     pids = st.frozensets(st.integers(1, 4), max_size=2)
     spans = {}
     for number in draw(st.sets(st.integers(1, len(START.phases) - 1), max_size=12)):
-        first, last = sorted((draw(moments), draw(moments)))
-        spans[number] = PhaseSpan(first, last, draw(pids))
+        cuts = sorted(draw(st.lists(moments, min_size=2, max_size=6).filter(lambda cuts: len(cuts) % 2 == 0)))
+        pieces = tuple(zip(cuts[::2], cuts[1::2], strict=True))
+        bounded_by_functions = draw(st.booleans())
+        spans[number] = PhaseSpan(cuts[0], cuts[-1], draw(pids), pieces if bounded_by_functions else ())
     kinds = st.sampled_from([Kind.MOUNT, Kind.FSYNC, Kind.INOTIFY, Kind.SCHED_PROCESS_EXIT])
     marks = st.sampled_from([Mark(0), Mark.INVENTED])
     events = st.builds(row, kinds, st.integers(start, end + 5), st.integers(0, 4), st.sampled_from(["", "/a"]), marks)
@@ -61,7 +63,7 @@ def operations(draw):
 @given(operations())
 def test_the_time_of_all_phases_together_is_the_operations(operation):
     bounds, spans, rows = operation
-    out = phase_rows(START, Walk(spans=spans), rows, bounds)
+    out = phase_rows(START, Walk(spans=spans), rows, bounds, Functions())
     assert sum(span.self_ns or 0 for span in out) == bounds[1] - bounds[0]
     assert all((span.self_ns or 0) >= 0 for span in out)
 
@@ -69,7 +71,7 @@ def test_the_time_of_all_phases_together_is_the_operations(operation):
 @given(operations())
 def test_every_event_is_counted_in_exactly_one_phase(operation):
     bounds, spans, rows = operation
-    out = phase_rows(START, Walk(spans=spans, paths={"/a": [(0, MOUNT)]}), rows, bounds)
+    out = phase_rows(START, Walk(spans=spans, paths={"/a": [(0, MOUNT)]}), rows, bounds, Functions())
     assert sum(span.syscalls for span in out) == sum(each.is_syscall for each in rows)
     told = [each for each in rows if each.kind == Kind.INOTIFY and not each.marks & Mark.INVENTED]
     assert sum(span.file_events for span in out) == len(told)
@@ -82,7 +84,7 @@ def test_what_is_in_no_phase_is_the_operations_own(operation):
     partition = Partition(START.phases, spans, bounds)
     own = 0
     for moment in range(*bounds):
-        inside = [number for number, span in spans.items() if span.start_ns <= moment < span.end_ns]
+        inside = [n for n, span in spans.items() if any(start <= moment < end for start, end in span.intervals)]
         depth = max((START.phases[number].depth for number in inside), default=0)
         owner = partition.phase_at(moment)
         assert owner in inside or (owner == 0 and not inside)
@@ -94,7 +96,7 @@ def test_what_is_in_no_phase_is_the_operations_own(operation):
 @given(operations())
 def test_a_phase_that_was_not_seen_has_no_times_and_one_that_was_has_all(operation):
     bounds, spans, rows = operation
-    for number, span in enumerate(phase_rows(START, Walk(spans=spans), rows, bounds)):
+    for number, span in enumerate(phase_rows(START, Walk(spans=spans), rows, bounds, Functions())):
         times = (span.start_ns, span.duration_ns, span.self_ns)
         if number in spans or number == 0:
             assert None not in times
@@ -131,7 +133,7 @@ def test_a_moment_outside_counts_for_the_nearest_piece():
 
 
 def test_an_operation_without_duration_has_its_row_all_the_same():
-    out = phase_rows(START, Walk(), [row(Kind.MOUNT, 5)], (5, 5))
+    out = phase_rows(START, Walk(), [row(Kind.MOUNT, 5)], (5, 5), Functions())
     assert (out[0].start_ns, out[0].duration_ns, out[0].self_ns, out[0].syscalls) == (5, 0, 0, 1)
 
 
@@ -149,12 +151,13 @@ def test_a_file_event_without_its_call_belongs_to_the_phase_that_named_the_path(
     spans = {MOUNT: PhaseSpan(10, 20), NETWORK: PhaseSpan(30, 40), SPEC: PhaseSpan(90, 100)}
     found = Walk(spans=spans, paths={"/a": [(12, MOUNT), (32, NETWORK)]})
     event = row(Kind.INOTIFY, at_ns, pid, path)
-    assert count_events([event], Partition(START.phases, spans, (0, 100)), found) == ({}, {phase: 1})
+    counts = count_events([event], Partition(START.phases, spans, (0, 100)), found)
+    assert (counts.syscalls, counts.file_events) == ({}, {phase: 1})
 
 
 def test_invented_events_and_the_schedulers_are_not_counted():
     rows = [row(Kind.INOTIFY, 5, marks=Mark.INVENTED), row(Kind.SCHED_PROCESS_FORK, 5), row(Kind.API_REQUEST, 5)]
-    assert count_events(rows, Partition(START.phases, {}, (0, 10)), Walk()) == ({}, {})
+    assert count_events(rows, Partition(START.phases, {}, (0, 10)), Walk()) == Counts()
 
 
 # --- of whole runs ----------------------------------------------------------------------------------------------------
