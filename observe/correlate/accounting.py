@@ -24,6 +24,7 @@ class Partition:
         ones the one that began later.
         """
         self._phases, self._spans = phases, spans
+        self._programs = [(number, span) for number, span in spans.items() if span.processes]
         cuts = {*bounds}
         self._intervals = [(number, *piece) for number, span in spans.items() for piece in span.intervals]
         for _, start, end in self._intervals:
@@ -53,7 +54,7 @@ class Partition:
         """The innermost phase of an event: of the program whose process made it, else of its moment."""
         programs = [
             number
-            for number, span in self._spans.items()
+            for number, span in self._programs
             if row.pid in span.processes and span.start_ns <= row.time_ns <= span.end_ns
         ]
         if programs:
