@@ -10,12 +10,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
 from observe.probes.elf import BinaryError, Image, Note, open_image
 from observe.probes.pclntab import Table, read_table
 
-__all__ = ["BinaryError", "Function", "GoBinary", "compile_pattern", "open_binary"]
+__all__ = ["BinaryError", "Function", "GoBinary", "compile_pattern", "open_binary", "read_binary"]
 
 _BUILD_INFO_MAGIC = b"\xff Go buildinf:"
 _BUILD_INFO_ALIGNMENT = 16
@@ -103,17 +103,23 @@ def open_binary(path: Path) -> GoBinary:
     except OSError as error:
         raise BinaryError(f"{path}: cannot be read ({error.strerror}), so its functions cannot be timed") from None
     try:
-        image = open_image(stream)
-        version = _go_version(image)
-        table = read_table(image)
-        register_abi = _register_abi(version, table, image.machine)
-        return GoBinary(version, _build_id(image), image.machine, register_abi, image, table)
+        return read_binary(stream)
     except BinaryError as error:
         stream.close()
         raise BinaryError(f"{path}: {error}, so its functions cannot be timed") from None
     except BaseException:
         stream.close()
         raise
+
+
+def read_binary(stream: BinaryIO) -> GoBinary:
+    """A Go program in an open file. Raises BinaryError with the reason alone."""
+    image = open_image(stream)
+    version = _go_version(image)
+    table = read_table(image)
+    return GoBinary(
+        version, _build_id(image), image.machine, _register_abi(version, table, image.machine), image, table
+    )
 
 
 def compile_pattern(pattern: str) -> re.Pattern[bytes]:

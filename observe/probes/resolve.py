@@ -186,7 +186,10 @@ def _kept(cache: Path, key: str, stream: BinaryIO) -> Resolution | None:
     answer = read_cached(cache, key)
     if answer is None:
         return None
-    resolution = _from_json(answer)
+    try:
+        resolution = _from_json(answer)
+    except (ValueError, KeyError, TypeError):
+        return None
     return resolution if _code_sha256(stream, resolution.functions) == resolution.code_sha256 else None
 
 
