@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 TEXT_OFFSET = 0x1000
 #: Between the start of the text and the first function, as the C start-up code of externally linked programs.
@@ -231,3 +234,13 @@ def add_build_info(data: Memory, version: str, minor: int) -> None:
     data.add(struct.pack("<Q", len(text)))
     data.add(b"\xff Go buildinf:\x08\0", 16)
     data.add_pointers(header, 0)
+
+
+def fuzz(path: Path, start: int, end: int, rounds: int) -> tuple[int, int]:
+    """Read damaged copies in a process with limits: how many were read, how many refused. Nothing else may happen."""
+    script = Path(__file__).parent / "workloads" / "fuzz_gobinary.py"
+    command = [sys.executable, str(script), str(path), str(start), str(end), str(rounds)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    read_count, refused_count = map(int, done.stdout.split())
+    return read_count, refused_count

@@ -6,8 +6,6 @@ from __future__ import annotations
 import io
 import os
 import struct
-import subprocess
-import sys
 from fnmatch import fnmatchcase
 from itertools import pairwise
 from pathlib import Path
@@ -267,16 +265,6 @@ def test_a_cut_anywhere_is_refused():
 def test_damaged_files_are_refused_or_read_in_bounded_memory_and_time(version, tmp_path):
     path = tmp_path / "engine"
     path.write_bytes(gofiles.build(FUNCTIONS, version=version, pie=True))
-    read_count, refused_count = fuzz(path, 0, path.stat().st_size, rounds=600)
+    read_count, refused_count = gofiles.fuzz(path, 0, path.stat().st_size, rounds=600)
     assert read_count + refused_count == 600
     assert refused_count > 50
-
-
-def fuzz(path: Path, start: int, end: int, rounds: int) -> tuple[int, int]:
-    """(read, refused) of damaged copies; any other end than these is an error here."""
-    script = Path(gofiles.__file__).parent / "workloads" / "fuzz_gobinary.py"
-    command = [sys.executable, str(script), str(path), str(start), str(end), str(rounds)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
-    read_count, refused_count = map(int, done.stdout.split())
-    return read_count, refused_count
