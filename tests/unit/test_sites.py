@@ -130,6 +130,10 @@ REFUSED = {
         ),
         "does not lead to morestack",
     ),
+    "SP moved to grow": (
+        assemble(START, CMP_RSP, (JBE, "grow"), *BODY, ("", "grow"), "4883c408", (CALL, "far"), (JMP, "start")),
+        "does not lead to morestack",
+    ),
     "SP lowered before a check": (
         assemble(START, "4883ec18", CMP_RSP, (JBE, "grow"), "4883c418", "c3", *MORESTACK),
         "beginning is jumped to",
