@@ -21,7 +21,7 @@ from elftools.elf.elffile import ELFFile
 
 from observe.errors import ObserveError
 
-#: Machine → e_machine, the relocation "load bias + addend", bytes of the shortest instruction.
+#: e_machine → our name of it, and its relocation "load bias + addend".
 _MACHINES = {"EM_X86_64": ("x86_64", 8), "EM_AARCH64": ("aarch64", 1027)}
 _FLAG_EXECUTE, _FLAG_WRITE = 1, 2
 _DT_RELA, _DT_RELASZ = 7, 8
@@ -148,6 +148,9 @@ def open_image(stream: BinaryIO) -> Image:
         for kind, address, offset, size_bytes, flags in headers
         if kind == "PT_LOAD"
     )
+    # What is mapped often would be searched as often.
+    if sum(segment.size_bytes for segment in segments) > 2 * file_size_bytes:
+        raise BinaryError("its segments overlap")
     small = [
         (kind, _read_exactly(stream, offset, size_bytes))
         for kind, _, offset, size_bytes, _ in headers

@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ _POINTER_BYTES = 8
 _QUANTUM = {"x86_64": 1, "aarch64": 4}
 _MOST_FUNCTIONS = 1 << 21
 _LONGEST_NAME_BYTES = 16 << 10
+#: A program has one table and one pointer to it. Data may look alike now and then; a file full of it is refused.
+_MOST_LOOKALIKES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,18 +102,12 @@ class _Extent:
 def read_table(image: Image) -> Table:
     """The function table. Raises BinaryError if there is none, or if anything about it contradicts itself."""
     reasons = []
-    for address in _candidates(image):
+    for address in islice(_candidates(image), _MOST_LOOKALIKES):
         try:
             return _table_at(image, address)
         except BinaryError as error:
             reasons.append(f"corrupt function table at {address:#x}: {error}")
-            if len(reasons) == _MOST_CANDIDATES:
-                break
     raise BinaryError(reasons[0] if reasons else "no Go function table in it")
-
-
-#: A real program has one; its code may hold a few look-alikes.
-_MOST_CANDIDATES = 16
 
 
 def _candidates(image: Image) -> Iterator[int]:
@@ -119,7 +116,7 @@ def _candidates(image: Image) -> Iterator[int]:
     needle = bytes([0xFF, 0xFF, 0xFF, 0, 0, _QUANTUM[image.machine], _POINTER_BYTES])
     magics = {layout.magic & 0xFF for layout in LAYOUTS}
     for segment in sorted(image.segments, key=lambda segment: segment.executable):
-        for address in image.find(needle, segment):
+        for address in islice(image.find(needle, segment), _MOST_LOOKALIKES):
             if segment.holds(address - 1, 1) and image.read(address - 1, 1)[0] in magics:
                 yield address - 1
 
@@ -129,7 +126,7 @@ def _table_at(image: Image, address: int) -> Table:
     layout = next(layout for layout in LAYOUTS if layout.magic == int.from_bytes(head[:4], "little"))
     words = struct.unpack_from(f"<{_HEADER_WORDS}Q", head, 8)
     reason = "the runtime's module data does not point to it"
-    for module in image.find_pointers(address):
+    for module in islice(image.find_pointers(address), _MOST_LOOKALIKES):
         try:
             extent = _extent(image, module, layout)
             _check_header(layout, address, words, extent)

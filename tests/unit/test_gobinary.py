@@ -167,6 +167,30 @@ def test_a_copy_of_a_table_that_the_runtime_does_not_use_is_passed_over():
     assert names(binary.matching(["*"])) == list(FUNCTIONS)
 
 
+def test_a_file_full_of_lookalikes_is_refused():
+    """What is tried of each look-alike costs a search of the file: their number is bounded."""
+    header = struct.pack("<IHBB", 0xFFFFFFF0, 0, 1, 8)
+    assert len(read(gofiles.build(FUNCTIONS, decoy=header * 20))) == len(FUNCTIONS)
+    for lookalike in (header, b"\0" + header[1:]):
+        with pytest.raises(BinaryError, match="function table"):
+            read(gofiles.build(FUNCTIONS, decoy=lookalike * 100))
+    decoy = bytes(8 * 100)
+    data = gofiles.build(FUNCTIONS, decoy=decoy)
+    pointer = struct.pack("<Q", data.index(header) + 0x400000)
+    assert read(gofiles.build(FUNCTIONS, decoy=decoy[:-80] + pointer * 10)).build_id == read(data).build_id
+    with pytest.raises(BinaryError, match="corrupt function table"):
+        read(gofiles.build(FUNCTIONS, decoy=pointer * 100))
+
+
+def test_a_file_that_is_mapped_over_and_over_is_refused():
+    data = bytearray(gofiles.build(FUNCTIONS, pie=True))
+    # Three of its four program headers map all of the file.
+    for index in range(3):
+        struct.pack_into("<IIQQQQQ", data, 64 + 56 * index, 1, 6, 0, index << 32, 0, len(data), len(data))
+    with pytest.raises(BinaryError, match="overlap"):
+        read(bytes(data))
+
+
 def test_the_file_of_a_running_program_is_read_though_it_was_replaced(tmp_path):
     path = tmp_path / "engine"
     path.write_bytes(gofiles.build({"old.f": b"\x90"}))
