@@ -176,37 +176,37 @@ static __always_inline void forget_entrypoint(u64 id)
 	exec_texts.delete(&id);
 }
 
-int sys_enter(struct bpf_raw_tracepoint_args *ctx)
+/* How a system call is treated, if it and the process that makes it are looked at. */
+static __always_inline struct call *looked_at(u32 number, u32 **role)
 {
-	u32 number = ctx->args[1];
 	struct call *call;
-	u32 *role;
 
 	if (number >= CALL_NUMBERS)
-		return 0;
+		return NULL;
 	call = calls.lookup(&number);
 	if (!call || !call->kind)
-		return 0;
-	role = role_of_current();
-	if (!role)
-		return 0;
-	if (call->what >= CALL_API_READ && !(*role & ROLE_DOCKERD))
-		return 0;
+		return NULL;
+	*role = role_of_current();
+	if (!*role || (call->what >= CALL_API_READ && !(**role & ROLE_DOCKERD)))
+		return NULL;
+	return call;
+}
 
-	struct registers regs;
+static __always_inline int entered(u32 number, struct call *call, u32 *role, struct registers *regs)
+{
 	u64 id = bpf_get_current_pid_tgid();
 
 	if (*role & ROLE_ENTRYPOINT) {
 		forget_entrypoint(id);
 		return 0;
 	}
-
-	bpf_probe_read_kernel(&regs, sizeof(regs), (const void *)ctx->args[0]);
+	if (call->what == CALL_API_ACCEPT) /* only what it returns is of interest */
+		return 0;
 
 	struct pending entry = {
 		.time_ns = bpf_ktime_get_boot_ns(),
-		.goroutine = GOROUTINE(&regs),
-		.arguments = ARGUMENTS(&regs),
+		.goroutine = GOROUTINE(regs),
+		.arguments = ARGUMENTS(regs),
 		.number = number,
 	};
 
@@ -280,26 +280,13 @@ static __always_inline void record_call(const struct call *call, struct pending 
 	submit(record);
 }
 
-int sys_exit(struct bpf_raw_tracepoint_args *ctx)
+static __always_inline int returned(u32 number, s64 ret, struct call *call, u32 *role)
 {
 	struct pending *entry;
-	struct call *call;
-	s64 ret = ctx->args[1];
 	u64 id, now_ns;
-	u32 number = 0;
-	u32 *role;
 
-	bpf_probe_read_kernel(&number, sizeof(number), (const void *)(ctx->args[0] + SYSCALL_NUMBER_OFFSET));
-	if (number >= CALL_NUMBERS)
-		return 0;
-	call = calls.lookup(&number);
-	if (!call || !call->kind)
-		return 0;
-	role = role_of_current();
-	if (!role)
-		return 0;
 	if (call->what == CALL_API_ACCEPT) {
-		if (*role & ROLE_DOCKERD && ret >= 0)
+		if (ret >= 0)
 			api_accepted(ret);
 		return 0;
 	}
@@ -338,6 +325,53 @@ int sys_exit(struct bpf_raw_tracepoint_args *ctx)
 			forget_entrypoint(id);
 	}
 	return 0;
+}
+
+/*
+ * The perf flavour of the tracepoints runs with preemption off. Since Linux 6.13 the raw flavour does not: there the
+ * kernel skips a program that another thread left half-way on the same CPU, and events are lost.
+ */
+int sys_enter(struct tracepoint__raw_syscalls__sys_enter *ctx)
+{
+	u32 *role, number = ctx->id;
+	struct call *call = looked_at(number, &role);
+	struct registers regs;
+
+	if (!call)
+		return 0;
+	bpf_probe_read_kernel(&regs, sizeof(regs), (const void *)bpf_task_pt_regs(bpf_get_current_task_btf()));
+	return entered(number, call, role, &regs);
+}
+
+int sys_exit(struct tracepoint__raw_syscalls__sys_exit *ctx)
+{
+	u32 *role, number = ctx->id;
+	struct call *call = looked_at(number, &role);
+
+	return call ? returned(number, ctx->ret, call, role) : 0;
+}
+
+/* For kernels without the helper that finds the registers (before 5.15): the raw flavour has them at hand. */
+int raw_sys_enter(struct bpf_raw_tracepoint_args *ctx)
+{
+	u32 *role, number = ctx->args[1];
+	struct call *call = looked_at(number, &role);
+	struct registers regs;
+
+	if (!call)
+		return 0;
+	bpf_probe_read_kernel(&regs, sizeof(regs), (const void *)ctx->args[0]);
+	return entered(number, call, role, &regs);
+}
+
+int raw_sys_exit(struct bpf_raw_tracepoint_args *ctx)
+{
+	u32 *role, number = 0;
+	struct call *call;
+
+	bpf_probe_read_kernel(&number, sizeof(number), (const void *)(ctx->args[0] + SYSCALL_NUMBER_OFFSET));
+	call = looked_at(number, &role);
+	return call ? returned(number, ctx->args[1], call, role) : 0;
 }
 
 int sched_process_fork(struct tracepoint__sched__sched_process_fork *ctx)

@@ -273,6 +273,7 @@ class Loss:
     """What is missing from a recording or was not attributed: counts of events."""
 
     ring_buffer: int = 0  # reserves that failed in the kernel
+    program_misses: int = 0  # runs of a program that the kernel skipped
     lineage: int = 0  # processes that the in-kernel filter had no room for
     inotify_overflows: int = 0  # queue overflows (each loses an unknown number of events)
     inotify_watches: int = 0  # directories that could not be watched (a limit was reached)
@@ -285,7 +286,12 @@ class Loss:
     def data_was_lost(self) -> bool:
         """Whether something that happened is missing (inotify's own blindness is not: the kernel stream has it)."""
         return bool(
-            self.ring_buffer or self.lineage or self.inotify_overflows or self.inotify_watches or self.damaged_bytes
+            self.ring_buffer
+            or self.program_misses
+            or self.lineage
+            or self.inotify_overflows
+            or self.inotify_watches
+            or self.damaged_bytes
         )
 
 

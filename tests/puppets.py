@@ -8,6 +8,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -61,6 +62,16 @@ class Puppet:
         """Commands in a thread."""
         return self.do(["thread", commands, wait])
 
+    def execute_again(self) -> None:
+        """Its process executes its program once more."""
+        assert self._process.stdin is not None
+        arguments = [sys.executable, str(_PROGRAM), "again"]
+        self._process.stdin.write(json.dumps(call("execve", sys.executable, arguments, ["PATH=/usr/bin:/bin"])) + "\n")
+        self._process.stdin.flush()
+        # Nothing more may be written before: the old program would read it.
+        wait_until(lambda: b"again" in Path(f"/proc/{self.pid}/cmdline").read_bytes())
+        self.name("puppet")
+
     def close(self) -> None:
         """End it, whatever it does."""
         assert self._process.stdin is not None
@@ -100,9 +111,14 @@ def _plain(argument: Any) -> Any:
 
 def wait_until_inside(pid: int, name: str) -> None:
     """Until a thread of the process sleeps in this system call."""
+    wait_until(lambda: any(text.split()[0] == str(number(name)) for text in _calls(pid)))
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Until it holds; fails if it does not within a generous time."""
     deadline = time.monotonic() + _END_SECONDS
-    while not any(text.split()[0] == str(number(name)) for text in _calls(pid)):
-        assert time.monotonic() < deadline, f"no thread of {pid} is in {name}"
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.005)
 
 

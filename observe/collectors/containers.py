@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ask the engine who its containers are: off the collecting thread, after dockerd has answered.
+"""Ask the engine who its containers are: off the collecting thread, once dockerd has answered somebody.
 
-An inspect takes the container's lock, so asking while dockerd still creates or starts it would only wait.
+First the names, which the engine tells at once; then each container's configuration, for which an inspect waits as
+long as somebody starts the container.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from observe.collectors.docker_api import Identity
 from observe.model import Container, EventBatch, Kind
 
 _REQUEST = re.compile(r"(?:/v[\d.]+)?/containers/(.+)/start(?:\?|$)")
-#: An id that the engine does not know was never registered: a create that failed, or one that is still going on.
-_TRIES = 5
+#: What the engine does not know was never registered: a create that failed, or one that is still going on.
+_TRIES = 20
+#: Configurations that may wait to be asked for; more come faster than the engine answers.
+_WAITING = 100
 _REMEMBERED = 10_000
 
 
@@ -26,13 +29,15 @@ class ContainerIdentities:
     """Watches the events for new containers and tells who they are."""
 
     def __init__(self, identity: Identity, data_root: str) -> None:
-        """`identity` is asked on a thread of its own."""
+        """`identity` is asked on threads of its own."""
         self._identity = identity
         self._folder = re.compile(re.escape(data_root.rstrip("/")) + r"/containers/([0-9a-f]{64})")
         self._unknown: dict[str, int] = {}
         self._known: OrderedDict[str, None] = OrderedDict()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="containers")
+        self._names = ThreadPoolExecutor(1, thread_name_prefix="names")
+        self._configurations = ThreadPoolExecutor(1, thread_name_prefix="configurations")
         self._asked: list[Future[list[Container]]] = []
+        self._inspected: list[Future[list[Container]]] = []
 
     def watch(self, batch: EventBatch) -> None:
         """Note new containers; ask for them once dockerd has answered somebody."""
@@ -55,20 +60,22 @@ class ContainerIdentities:
 
     def _ask(self) -> None:
         if self._unknown:
-            self._asked.append(self._thread.submit(self._identity.look_up, list(self._unknown)))
+            self._asked.append(self._names.submit(self._identity.names_of, list(self._unknown)))
             self._unknown = {text: tries + 1 for text, tries in self._unknown.items() if tries + 1 < _TRIES}
 
     def take(self) -> list[Container]:
-        """The containers that have become known since the last call."""
-        done = [future for future in self._asked if future.done()]
-        self._asked = [future for future in self._asked if not future.done()]
+        """What has become known since the last call: a container's names first, all of it later."""
+        self._asked, named = _done(self._asked)
+        self._inspected, inspected = _done(self._inspected)
         found = []
-        for future in done:
-            for container in future.result():
-                if container.image and container.id not in self._known:
-                    self._remember(container)
-                    found.append(container)
-        return found
+        for container in named:
+            if container.id in self._known:
+                continue
+            self._remember(container)
+            found.append(container)
+            if len(self._inspected) < _WAITING:
+                self._inspected.append(self._configurations.submit(self._identity.look_up, [container.id]))
+        return found + [container for container in inspected if container.image]
 
     def _remember(self, container: Container) -> None:
         for text in (container.id, container.name):
@@ -78,12 +85,21 @@ class ContainerIdentities:
             self._known.popitem(last=False)
 
     def last(self, timeout_seconds: float) -> list[Container]:
-        """Ask for what is still unknown, wait for the answers, at most so long."""
+        """Ask for what is still unknown, wait for the answers, at most so long for names and for configurations."""
         self._ask()
         wait(self._asked, timeout_seconds)
-        return self.take()
+        found = self.take()
+        wait(self._inspected, timeout_seconds)
+        return found + self.take()
 
     def close(self) -> None:
-        """End the thread; an answer that is on its way is not waited for."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        """End the threads; an answer that is on its way is not waited for."""
+        self._names.shutdown(wait=False, cancel_futures=True)
+        self._configurations.shutdown(wait=False, cancel_futures=True)
         self._identity.close()
+
+
+def _done(futures: list[Future[list[Container]]]) -> tuple[list[Future[list[Container]]], list[Container]]:
+    """The futures that are not done, and what the others have brought."""
+    waiting = [future for future in futures if not future.done()]
+    return waiting, [container for future in futures if future.done() for container in future.result()]

@@ -69,6 +69,40 @@ class Identity:
             found.append(self._container(asked, inspected or {}))
         return found
 
+    def names_of(self, references: Iterable[str]) -> list[Container]:
+        """Id, name, image, network and layer of each container that the engine knows, by full id or name.
+
+        Unlike an inspect, a list takes no container's lock, so it answers at once also while one is being started.
+        """
+        asked = list(references)
+        ids = [text for text in asked if _ID.fullmatch(text)]
+        names = [f"^/{re.escape(text)}$" for text in asked if not _ID.fullmatch(text)]
+        return [
+            self._listed(entry)
+            for filters in ({"id": ids}, {"name": names})
+            if any(filters.values())
+            for entry in self._list(filters)
+        ]
+
+    def _list(self, filters: Mapping[str, list[str]]) -> list[Mapping[str, Any]]:
+        try:
+            answer = self._client.containers(all=True, filters=dict(filters))
+        except (DockerException, requests.RequestException, OSError):
+            return []
+        return [entry for entry in answer if isinstance(entry, dict)]
+
+    def _listed(self, entry: Mapping[str, Any]) -> Container:
+        container_id = str(entry.get("Id", ""))
+        names = [str(name).removeprefix("/") for name in entry.get("Names") or ()]
+        return Container(
+            id=container_id,
+            # Links give a container further names, with a slash inside.
+            name=next((name for name in names if "/" not in name), ""),
+            image=str(entry.get("Image", "")),
+            network=_network(_within(entry, "HostConfig", "NetworkMode")),
+            layer=self._layer(container_id),
+        )
+
     def close(self) -> None:
         """Close the connections to the engine."""
         self._client.close()
@@ -85,13 +119,11 @@ class Identity:
 
     def _container(self, asked: str, inspected: Mapping[str, Any]) -> Container:
         container_id = str(inspected.get("Id", "")) or (asked if _ID.fullmatch(asked) else "")
-        network = str(_within(inspected, "HostConfig", "NetworkMode") or "")
         return Container(
             id=container_id,
             name=str(inspected.get("Name", "")).removeprefix("/") or ("" if container_id else asked),
             image=str(_within(inspected, "Config", "Image") or ""),
-            # What clients call default is the bridge; newer engines say so themselves.
-            network="bridge" if network == "default" else network,
+            network=_network(_within(inspected, "HostConfig", "NetworkMode")),
             layer=self._layer(container_id) or layer_of_graph_driver(inspected),
             configuration=inspected if self._with_values else redacted(inspected),
         )
@@ -106,6 +138,11 @@ class Identity:
             return (mounts / container_id / "mount-id").read_text(encoding="ascii").strip()
         except (OSError, UnicodeDecodeError):
             return ""
+
+
+def _network(mode: Any) -> str:
+    """What clients call default is the bridge; newer engines say so themselves."""
+    return "bridge" if mode == "default" else str(mode or "")
 
 
 def layer_of_graph_driver(inspected: Mapping[str, Any]) -> str:

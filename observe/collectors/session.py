@@ -189,6 +189,7 @@ class Session:
         counts = {}
         if self._probes is not None:
             counts["ring_buffer"] = self._probes.counter(Counter.RING_BUFFER)
+            counts["program_misses"] = self._probes.misses()
             counts["lineage"] = self._probes.counter(Counter.LINEAGE)
             counts["unmatched_returns"] = self._probes.counter(Counter.UNMATCHED_RETURNS)
         if self._inotify is not None:

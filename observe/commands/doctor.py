@@ -7,7 +7,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -34,10 +34,10 @@ class Diagnosis:
     phases: int
     phases_with_kernel_evidence: int
     #: Phase → the functions of the engine's binaries that time it; the phases that no function was found for.
-    functions: Mapping[str, tuple[str, ...]]
-    without_function: tuple[str, ...]
+    functions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    without_function: tuple[str, ...] = ()
     #: {"name", "binary", "reason"} of functions that are there and cannot be probed.
-    refused: tuple[Mapping[str, Any], ...]
+    refused: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def can_record(self) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from observe.correlate.accounting import Partition, count_events
 from observe.correlate.frames import Frame, frames_of
-from observe.correlate.functions import pieces_of
+from observe.correlate.functions import Pieces, pieces_of
 from observe.correlate.operation import Operation
 from observe.correlate.rows import Row
 from observe.correlate.rules import Rules
@@ -58,7 +58,11 @@ def build_run(
     # Evidence is what the kernel timed; file events carry the reader's time, and their calls are here anyway.
     found = walk([row for row in rows if row.kind != Kind.INOTIFY], rules, bounds, role, on_request, failed=failed)
     frames = frames_of(rows, functions.names, bounds[1])
-    departures = use_functions(found, frames, rules, bounds)
+
+    def elsewhere(frame: Frame) -> bool:
+        return role(frame.pid) == "dockerd" and goroutines and frame.goroutine != operation.goroutine
+
+    departures = use_functions(found, pieces_of(frames, rules.functions, bounds, elsewhere, failed=failed), rules)
     if not failed and operation.status != _NOT_MODIFIED:
         departures += missing(rules, found, functions.names.values())
     spans = phase_rows(rules, found, rows, bounds, functions)
@@ -81,9 +85,8 @@ def build_run(
     )
 
 
-def use_functions(found: Walk, frames: Sequence[Frame], rules: Rules, bounds: tuple[int, int]) -> list[Departure]:
+def use_functions(found: Walk, pieces: Pieces, rules: Rules) -> list[Departure]:
     """Let functions bound the phases whose functions ran; the departures on the evidence that then stands."""
-    pieces = pieces_of(frames, rules.functions, bounds)
     for phase, intervals in pieces.by_phase.items():
         seen = found.spans.get(phase)
         processes = seen.processes if seen else frozenset()

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -65,11 +65,20 @@ class _Taken:
     phase: int
 
 
-def pieces_of(frames: Sequence[Frame], rules: FunctionRules, bounds: tuple[int, int]) -> Pieces:
+def pieces_of(
+    frames: Sequence[Frame],
+    rules: FunctionRules,
+    bounds: tuple[int, int],
+    elsewhere: Callable[[Frame], bool],
+    *,
+    failed: bool,
+) -> Pieces:
     """Give each frame to the phase that it is a piece of.
 
-    `frames`: of one operation, by start; `bounds`: its start and end. A function that is called inside another
-    phase's function is part of that phase, unless the catalogue puts its own phase below. Of several phases that list
+    `frames`: of one operation, by start; `bounds`: its start and end; `elsewhere`: whether dockerd ran a frame on
+    another goroutine than the request's; `failed`: whether phases that occur on failure only count.
+
+    A function that is called inside another phase's function is part of that phase, unless the catalogue puts its own phase below. Of several phases that list
     a function, the documented order decides, as it does for kernel evidence; a function without a name of its own
     (an inlined closure) goes to the next phase that has none yet.
     """
@@ -86,7 +95,10 @@ def pieces_of(frames: Sequence[Frame], rules: FunctionRules, bounds: tuple[int, 
         allowed = [
             phase
             for phase in candidates
-            if rules.may_run_inside(phase, outer) and _is_in_parent(phase, frame, taken, rules)
+            if rules.may_run_inside(phase, outer)
+            and _is_in_parent(phase, frame, taken, rules)
+            and (failed or rules.phases[phase].occurs != "on_failure")
+            and (rules.phases[phase].runs_elsewhere or not elsewhere(frame))
         ]
         phase = _choose(frame, allowed, current, taken, rules)
         if phase is None:

@@ -94,6 +94,11 @@ class Phase:
         return self.id.partition(".")[0]
 
     @property
+    def runs_elsewhere(self) -> bool:
+        """Whether dockerd does part of it on other goroutines than the one that serves the request."""
+        return any(rule.goroutine == "other" for rule in self.evidence)
+
+    @property
     def depth(self) -> int:
         """0 for the operation, 1 for its phases, and so on."""
         return self.id.count(".")

@@ -28,6 +28,7 @@ DEFAULT_RING_BYTES = 8 * 1024 * 1024
 #: Program → its type (BPF_PROG_TYPE_*).
 _KINDS = {
     **dict.fromkeys(events.RAW_TRACEPOINTS, bpf.PROG_TYPE_RAW_TRACEPOINT),
+    **dict.fromkeys(events.SYSCALL_TRACEPOINTS, bpf.PROG_TYPE_TRACEPOINT),
     **dict.fromkeys(events.TRACEPOINTS, bpf.PROG_TYPE_TRACEPOINT),
 }
 
@@ -57,6 +58,7 @@ class EventProbes:
         self._stack = ExitStack()
         self._attached: list[int] = []
         self._maps: dict[str, int] = {}
+        self._programs: dict[str, int] = {}
         try:
             self._load(image)
         except OSError as error:
@@ -76,15 +78,19 @@ class EventProbes:
                     spec.type, spec.key_bytes, spec.value_bytes, max_entries, flags=spec.flags, name=spec.name
                 )
             )
-        self._programs = {}
-        for program in image.programs:
-            if program.name not in _KINDS:
-                continue  # another class loads it
-            self._programs[program.name] = self._own(
-                bpf.program_load(_KINDS[program.name], program.name, self.relocate(program))
-            )
+        programs = {program.name: program for program in image.programs}
+        self._load_programs(programs, events.TRACEPOINTS)
+        try:
+            self._load_programs(programs, events.SYSCALL_TRACEPOINTS)
+        except OSError:
+            self._load_programs(programs, events.RAW_TRACEPOINTS)
         for number, call in events.numbered_calls().items():
             bpf.map_update(self._maps["calls"], struct.pack("<I", number), call.pack())
+
+    def _load_programs(self, programs: Mapping[str, compiler.Program], names: Iterable[str]) -> None:
+        for name in names:
+            code = self.relocate(programs[name])
+            self._programs[name] = self._own(bpf.program_load(_KINDS[name], name, code))
 
     def relocate(self, program: compiler.Program) -> bytes:
         """The program's code with the descriptors of our maps in it."""
@@ -124,11 +130,13 @@ class EventProbes:
         """Attach every program. Raises HostCannotError if a tracepoint is missing or refused."""
         try:
             # Fork before everything else: no child may be missed that a seeded process starts meanwhile.
-            for program, tracepoint in events.TRACEPOINTS.items():
-                number = int((tracefs() / "events" / tracepoint / "id").read_text())
-                self._attached.append(bpf.perf_tracepoint_open(number, self._programs[program]))
+            for program, tracepoint in (events.TRACEPOINTS | events.SYSCALL_TRACEPOINTS).items():
+                if program in self._programs:
+                    number = int((tracefs() / "events" / tracepoint / "id").read_text())
+                    self._attached.append(bpf.perf_tracepoint_open(number, self._programs[program]))
             for program, name in events.RAW_TRACEPOINTS.items():
-                self._attached.append(bpf.raw_tracepoint_open(name, self._programs[program]))
+                if program in self._programs:
+                    self._attached.append(bpf.raw_tracepoint_open(name, self._programs[program]))
         except OSError as error:
             self.detach()
             what = "permission denied" if error.errno in (errno.EPERM, errno.EACCES) else error.strerror
@@ -144,6 +152,10 @@ class EventProbes:
         possible = _possible_cpus()
         values = bpf.map_lookup(self._maps["counters"], struct.pack("<I", counter), 8 * possible)
         return sum(struct.unpack(f"<{possible}Q", values[: 8 * possible]))
+
+    def misses(self) -> int:
+        """How often the kernel skipped one of the programs, because another one ran on that CPU: events lost."""
+        return sum(bpf.program_misses(program) for program in self._programs.values())
 
     def close(self) -> None:
         """Detach, and free programs and maps."""
@@ -170,7 +182,7 @@ def _possible_cpus() -> int:
 def build_image(cache: Path | None = None) -> compiler.Image:
     """Compile all programs, or take them from the cache. Raises HostCannotError if this host lacks something."""
     tracefs()  # bcc reads tracepoint formats there: say what is missing before it does
-    programs = [*events.RAW_TRACEPOINTS, *events.TRACEPOINTS, functions.PROGRAM]
+    programs = [*_KINDS, functions.PROGRAM]
     return compiler.build([events.SOURCE, functions.SOURCE], programs, cache)
 
 

@@ -28,6 +28,11 @@ _MAP_DELETE_ELEM = 3
 _PROG_LOAD = 5
 _RAW_TRACEPOINT_OPEN = 17
 _LINK_CREATE = 28
+_OBJ_GET_INFO_BY_FD = 15
+
+# struct bpf_prog_info: its beginning, up to recursion_misses
+_PROG_INFO_BYTES = 216
+_RECURSION_MISSES_OFFSET = 208
 
 # enum bpf_prog_type
 PROG_TYPE_KPROBE = 2
@@ -147,7 +152,7 @@ def uprobe_multi_open(program: int, path: str, offsets: Sequence[int], cookies: 
 
 
 def perf_uprobe_open(program: int, path: str, offset: int, cookie: int, pid: int = -1) -> tuple[int, int]:
-    """Attach a program to one offset of a file, with its cookie (from Linux 5.15); closing both descriptors detaches it.
+    """Attach a program to one offset of a file, with its cookie (Linux 5.15); closing both descriptors detaches it.
 
     `pid`: only this process; -1: whoever executes the file.
     """
@@ -164,6 +169,13 @@ def perf_uprobe_open(program: int, path: str, offset: int, cookie: int, pid: int
         os.close(event)
         raise
     return link, event
+
+
+def program_misses(program: int) -> int:
+    """How often the kernel skipped a program because one ran already (bpf_prog_info.recursion_misses, Linux 5.12)."""
+    info = ctypes.create_string_buffer(_PROG_INFO_BYTES)
+    _bpf(_OBJ_GET_INFO_BY_FD, struct.pack("<IIQ", program, _PROG_INFO_BYTES, ctypes.addressof(info)))
+    return int(struct.unpack_from("<Q", info, _RECURSION_MISSES_OFFSET)[0])
 
 
 def raw_tracepoint_open(name: str, program: int) -> int:

@@ -13,10 +13,11 @@ from observe.model import Kind
 
 SOURCE = "events.bpf.c"
 
-#: Program of the source → raw tracepoint it is attached to.
-RAW_TRACEPOINTS = {"sys_enter": "sys_enter", "sys_exit": "sys_exit"}
+#: Program of the source → raw tracepoint it is attached to, where the kernel does not take `SYSCALL_TRACEPOINTS`.
+RAW_TRACEPOINTS = {"raw_sys_enter": "sys_enter", "raw_sys_exit": "sys_exit"}
 
 #: Program of the source → tracepoint (folder below tracefs' events/) it is attached to.
+SYSCALL_TRACEPOINTS = {"sys_enter": "raw_syscalls/sys_enter", "sys_exit": "raw_syscalls/sys_exit"}
 TRACEPOINTS = {
     "sched_process_fork": "sched/sched_process_fork",
     "sched_process_exec": "sched/sched_process_exec",

@@ -43,6 +43,7 @@ def _share(span: Span, run: Run) -> str:
 def _lost(loss: Loss) -> str:
     counts = {
         "records": loss.ring_buffer,
+        "skipped runs of programs": loss.program_misses,
         "processes": loss.lineage,
         "inotify overflows": loss.inotify_overflows,
         "unwatched directories": loss.inotify_watches,

@@ -131,7 +131,7 @@ def timeline(run: Run) -> Timeline:
     seen = {span.id for span in run.phases if span.start_ns is not None}
     shown, not_seen = _split([span.id for span in run.phases], seen)
     rows = []
-    covered = []
+    covered: list[tuple[float, float]] = []
     for index, span in enumerate(run.phases):
         if span.id not in shown:
             continue

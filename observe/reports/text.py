@@ -42,6 +42,7 @@ _NOTHING = (
 #: What each counter of losses means; those that mean lost data come first.
 _LOSSES = {
     "ring_buffer": "{} lost because the ring buffer was full",
+    "program_misses": "{} of our programs skipped by the kernel",
     "lineage": "{} not followed because the process table was full",
     "inotify_overflows": "inotify's queue overflowed {}",
     "inotify_watches": "{} not watched because inotify's limit was reached",
@@ -51,6 +52,7 @@ _LOSSES = {
 }
 _UNITS = {
     "ring_buffer": ("event", "events"),
+    "program_misses": ("run", "runs"),
     "lineage": ("process", "processes"),
     "inotify_overflows": ("once", "times"),
     "inotify_watches": ("directory", "directories"),

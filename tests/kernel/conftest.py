@@ -11,13 +11,13 @@ import pytest
 from puppets import Puppet
 from watching import Watch
 
-from observe.probes import compiler, events
+from observe.probes.attach import build_image
 from observe.probes.compiler import Image
 
 
 @pytest.fixture(scope="session")
 def image() -> Image:
-    return compiler.build(events.SOURCE, [*events.RAW_TRACEPOINTS, *events.TRACEPOINTS])
+    return build_image()
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from uapi import numbers
 from observe import resources
 from observe.errors import HostCannotError, ObserveError
 from observe.model import SYSCALLS, Kind, Mark
-from observe.probes import bpf, compiler, events
+from observe.probes import bpf, compiler, events, functions
 from observe.probes.attach import EventProbes
 from observe.probes.compiler import Image
 from observe.probes.events import CALLS, Call, Role, What, numbered_calls
@@ -133,7 +133,8 @@ def test_an_image_survives_its_journey(image: Image) -> None:
 def test_an_image_names_each_place_of_a_map(image: Image) -> None:
     names = {spec.name for spec in image.maps}
     assert {"records", "counters", "lineage", "pending", "calls", "connections"} <= names
-    assert {program.name for program in image.programs} == {*events.RAW_TRACEPOINTS, *events.TRACEPOINTS}
+    tracepoints = {*events.RAW_TRACEPOINTS, *events.SYSCALL_TRACEPOINTS, *events.TRACEPOINTS}
+    assert {program.name for program in image.programs} == {*tracepoints, functions.PROGRAM}
     for program in image.programs:
         places = dict(program.maps)
         assert set(places.values()) <= names
@@ -160,8 +161,8 @@ def test_a_program_that_does_not_compile_says_where(monkeypatch: pytest.MonkeyPa
     text = header.read_text(encoding="utf-8")
     header.write_text(text.replace("ROLE_CHILD;", "ROLE_CHILDREN;", 1), encoding="utf-8")
     line = text[: text.index("ROLE_CHILD;")].count("\n") + 1
-    with pytest.raises(ObserveError, match=rf"bpf/events\.bpf\.c does not compile: lineage\.h:{line}:.*ROLE_CHILDREN"):
-        compiler.build(events.SOURCE, ["sys_enter"])
+    with pytest.raises(ObserveError, match=rf"the BPF programs do not compile: lineage\.h:{line}:.*ROLE_CHILDREN"):
+        compiler.build([events.SOURCE], ["sys_enter"])
 
 
 def test_a_verifiers_refusal_is_told() -> None:

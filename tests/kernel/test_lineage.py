@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
 import signal
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from puppets import Puppet, call
+from puppets import Puppet, call, wait_until_inside
 from watching import Watch
 
 from observe.collectors.arguments import complete_arguments
@@ -101,6 +103,17 @@ def test_children_and_grandchildren_and_threads_are_followed(watch: Watch, puppe
     assert exits == [grandchild["pid"], child["pid"]]
 
 
+def test_a_thread_from_before_is_followed(watch: Watch, puppet: Puppet, folder: Path) -> None:
+    fifo = folder / "fifo"
+    os.mkfifo(fifo)
+    puppet.thread(call("open", fifo, os.O_RDONLY), call("mkdir", folder / "thread", 0o700), wait=False)
+    wait_until_inside(puppet.pid, "open")
+    watch.follow(puppet)
+    os.close(os.open(fifo, os.O_WRONLY))
+    _, made = puppet.do(["join"])
+    assert [(event.kind, event.pid, event.tid) for event in watch.events()] == [(Kind.MKDIR, puppet.pid, made["tid"])]
+
+
 def test_a_forgotten_number_is_not_followed_again(watch: Watch, puppet: Puppet) -> None:
     watch.follow(puppet)
     for _ in range(5):
@@ -178,6 +191,37 @@ def test_the_entrypoint_is_the_last_thing_recorded(how: str, watch: Watch, puppe
     assert watch.followed() == {puppet.pid}
 
 
+def x86_program(link: Path) -> bytes:
+    """A 32-bit program that makes a symbolic link three times; its call number 83 is mkdir's of 64 bits."""
+    base, header_bytes = 0x10000, 52 + 32
+    make_link = b"\xb8\x53\0\0\0" + b"\xbb%s\xb9%s" + b"\xcd\x80"  # eax = 83, ebx = ecx = link, int 0x80
+    leave = b"\xb8\x01\0\0\0\x31\xdb\xcd\x80"  # eax = 1 (exit), ebx = 0, int 0x80
+    address = struct.pack("<I", base + header_bytes + 3 * 17 + len(leave))
+    code = (make_link % (address, address)) * 3 + leave + os.fsencode(link) + b"\0"
+    size = header_bytes + len(code)
+    elf = struct.pack(
+        "<4s12sHHIIIIIHHHHHH", b"\x7fELF", b"\1\1\1", 2, 3, 1, base + header_bytes, 52, 0, 0, 52, 32, 1, 40, 0, 0
+    )
+    return elf + struct.pack("<8I", 1, 0, base, base, size, size, 5, 0x1000) + code
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="a 32-bit entrypoint is tried on x86-64 only")
+def test_an_entrypoint_whose_return_looks_like_another_call_is_forgotten(
+    watch: Watch, puppet: Puppet, folder: Path
+) -> None:
+    program, link = folder / "program", folder / "link"
+    program.write_bytes(x86_program(link))
+    program.chmod(0o700)
+    watch.follow(puppet)
+    child = puppet.fork(call("chroot", "/"), execve(program))
+    seen = [(event.kind, event.ret) for event in watch.events() if event.pid == child["pid"]]
+    if link.is_symlink():
+        assert seen == [(Kind.CHROOT, 0), (Kind.SCHED_PROCESS_EXEC, child["pid"])]
+    else:  # this kernel runs no 32-bit programs
+        assert seen == [(Kind.CHROOT, 0), (Kind.EXECVE, -errno.ENOEXEC), (Kind.SCHED_PROCESS_EXIT, 0)]
+    assert watch.followed() == {puppet.pid}
+
+
 def test_a_child_of_a_process_that_changed_its_root_is_followed(watch: Watch, puppet: Puppet, folder: Path) -> None:
     watch.follow(puppet)
     child = puppet.fork(
@@ -204,6 +248,12 @@ def test_a_daemon_that_changes_a_threads_root_is_no_entrypoint(
     seen = watch.events()
     assert [name for name, _ in mkdirs(seen)] == ["program", "daemon"]
     assert [event.marks for event in seen if event.kind == Kind.SCHED_PROCESS_EXEC] == [Mark(0)]
+    puppet.execute_again()
+    puppet.call("mkdir", folder / "again", 0o700)
+    kinds = (Kind.SCHED_PROCESS_EXEC, Kind.EXECVE, Kind.MKDIR)
+    assert [(event.kind, event.pid, event.marks) for event in watch.events(*kinds)] == [
+        (kind, puppet.pid, Mark(0)) for kind in kinds
+    ]
 
 
 def test_exec_of_a_thread_that_is_not_the_first(watch: Watch, puppet: Puppet, folder: Path) -> None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from puppets import Puppet, call
+from puppets import Puppet, call, wait_until
 from watching import Watch
 
 from observe.__main__ import main
@@ -97,7 +97,7 @@ def test_a_process_the_filter_has_no_room_for_is_counted(image: Image, puppet: P
             puppet.fork(call("mkdir", folder / f"{i}", 0o700), call("pause"), wait=False)["pid"] for i in range(7)
         ]
         for index in range(7):
-            until((folder / str(index)).exists)
+            wait_until((folder / str(index)).exists)
         seen = watch.events()
         # The puppet itself and three children fill it.
         assert {event.pid for event in seen if event.kind == Kind.MKDIR} == set(children[:3])
@@ -108,15 +108,6 @@ def test_a_process_the_filter_has_no_room_for_is_counted(image: Image, puppet: P
             puppet.call("wait4", child, 0, 0, 0)
         # Whoever ends makes room.
         assert watch.followed() == {puppet.pid}
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = threading.Event()
-    for _ in range(2000):
-        if condition():
-            return
-        deadline.wait(0.005)
-    pytest.fail("it did not happen within 10 s")
 
 
 def test_a_seed_that_does_not_fit_is_an_error(image: Image) -> None:
@@ -149,7 +140,7 @@ def test_attaching_and_detaching_under_load(image: Image, new_puppet: Callable[[
                 for puppet in loads:
                     watch.follow(puppet)
                 watch.probes.attach()
-                until(lambda watch=watch: watch.counters()[Counter.RECORDS] >= 50)
+                wait_until(lambda watch=watch: watch.counters()[Counter.RECORDS] >= 50)
                 watch.probes.detach()
                 batch = watch.batch()
                 counters = watch.counters()

@@ -409,6 +409,10 @@ def test_json_is_what_was_promised():
         "evidence": "kernel",
         "syscalls": 7,
         "file_events": 2,
+        "probe_hits": 0,
+        "corrected_self_ns": None,
+        "pieces": [],
+        "at_floor": False,
     }
     assert len(phases) == len(load().of("start")) - 1
     unseen = next(phase for phase in phases if phase["id"] == "start.spec")

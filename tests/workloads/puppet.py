@@ -69,7 +69,7 @@ def by_machine_code(number: int, goroutine: int, argument: int) -> dict[str, int
     assert platform.machine() == "x86_64", "the stub is x86-64 code"
     code = (
         b"\x41\x56"  # push r14
-         b"\x49\xbe"
+        b"\x49\xbe"
         + struct.pack("<Q", goroutine)  # mov r14, goroutine
         + b"\xbf"
         + struct.pack("<i", argument)  # mov edi, argument
