@@ -55,11 +55,11 @@ _X86_64 = Machine(
     mode=capstone.CS_MODE_64,
     jump=re.compile(r"(?:bnd |notrack )?(?:j\w+|loop\w*|xbegin) (?:(?P<target>0x[0-9a-f]+)|.*)"),
     call=re.compile(r"(?:bnd )?call (?P<target>0x[0-9a-f]+)"),
-    ret=re.compile(r"(?:repz |bnd )?ret "),
-    nop=re.compile(r"nop .*"),
+    ret=re.compile(r"(?:repz |bnd )?ret"),
+    nop=re.compile(r"nop(?: .*)?"),
     switch=re.compile(r"jmp qword ptr \[(?P<table>r\w+) \+ r\w+\*8\]"),
     switch_table=r"lea {}, \[rip [+-] 0x[0-9a-f]+\]",
-    spill=re.compile(r"(?:v?mov\w*|nop) .*"),
+    spill=re.compile(r"v?mov\w* .*|nop(?: .*)?"),
     checks={
         # g is R14.
         True: re.compile(
@@ -83,12 +83,12 @@ _X86_64 = Machine(
         ),
     },
     harmless={
-        True: re.compile(r"(?:cmp|test|nop) .*|mov \w+ ptr \[.*\], \w+"),
+        True: re.compile(r"(?:cmp|test|nop) .*|nop|mov \w+ ptr \[.*\], \w+"),
         # Arguments are on the stack: any register but SP may be written.
-        False: re.compile(r"(?:cmp|test|nop) .*|(?:mov\w*|lea|xor|xorps) (?!\w*sp\b|e?sp\b)\w+, .*"),
+        False: re.compile(r"(?:cmp|test|nop) .*|nop|(?:mov\w*|lea|xor|xorps) (?!\w*sp\b|e?sp\b)\w+, .*"),
     },
     lowers_sp=re.compile(r"sub rsp, (?P<bytes>0x[0-9a-f]+|\d+)|push r\w+"),
-    emulated=re.compile(r"nop |push r\w+|call 0x[0-9a-f]+|jn?\w{1,2} 0x[0-9a-f]+|jmp 0x[0-9a-f]+"),
+    emulated=re.compile(r"nop|push r\w+|call 0x[0-9a-f]+|jn?\w{1,2} 0x[0-9a-f]+|jmp 0x[0-9a-f]+"),
 )
 
 _AARCH64 = Machine(
@@ -96,11 +96,11 @@ _AARCH64 = Machine(
     mode=capstone.CS_MODE_ARM,
     jump=re.compile(r"(?:b|b\.\w+|cbn?z \w+,|tbn?z \w+, #\w+,) #(?P<target>0x[0-9a-f]+)|br(?:aa|ab)?z? .*"),
     call=re.compile(r"bl #(?P<target>0x[0-9a-f]+)"),
-    ret=re.compile(r"ret "),
-    nop=re.compile(r"nop "),
+    ret=re.compile(r"ret"),
+    nop=re.compile(r"nop"),
     switch=re.compile(r"br (?P<table>x\d+)"),
     switch_table=r"ldr {}, \[x\d+, x\d+, lsl #3\]",
-    spill=re.compile(r"(?:mov|f?ldr\w*|f?str\w*|ldp|stp|nop) .*"),
+    spill=re.compile(r"(?:mov|f?ldr\w*|f?str\w*|ldp|stp) .*|nop"),
     checks={
         # g is X28.
         True: re.compile(
@@ -116,7 +116,7 @@ _AARCH64 = Machine(
     # A function without the check is refused: what its first instruction does is not looked into.
     harmless={},
     lowers_sp=_NEVER,
-    emulated=re.compile(r"nop |(?:b|b\.\w+|bl|cbn?z \w+,|tbn?z \w+, #\w+,) #0x[0-9a-f]+"),
+    emulated=re.compile(r"nop|(?:b|b\.\w+|bl|cbn?z \w+,|tbn?z \w+, #\w+,) #0x[0-9a-f]+"),
 )
 
 MACHINES: Mapping[str, Machine] = {"x86_64": _X86_64, "aarch64": _AARCH64}
@@ -131,4 +131,4 @@ def _disassembler(machine: str) -> capstone.Cs:
 def disassemble(code: bytes, address: int, machine: str) -> Iterator[Instruction]:
     """Linear sweep from the first byte; ends early at what is no instruction."""
     for at, size_bytes, mnemonic, operands in _disassembler(machine).disasm_lite(code, address):
-        yield Instruction(at - address, size_bytes, f"{mnemonic} {operands}")
+        yield Instruction(at - address, size_bytes, f"{mnemonic} {operands}".strip())

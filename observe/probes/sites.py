@@ -164,7 +164,7 @@ def _second(
     first, second = instructions[:2]
     lowers = known.lowers_sp.fullmatch(first.text)
     if not lowers and not harmless.fullmatch(first.text):
-        raise _RefusedError(f"it has no stack check and begins with {first.text.strip()!r}")
+        raise _RefusedError(f"it has no stack check and begins with {first.text!r}")
     if known.ret.fullmatch(second.text):
         raise _RefusedError("it returns at once")
     if any(target <= second.at for target in targets.values()):

@@ -63,7 +63,7 @@ def test_the_entry_is_the_last_jump_of_the_stack_check(name):
     assert text_at(code, found.entry_offset).startswith("jbe ")
     assert (found.entry_is_emulated, found.entry_sp_adjust_bytes) == (True, 0)
     assert found.entry_offset == len(assemble(*check)) - 6
-    assert [text_at(code, offset) for offset in found.return_offsets] == ["ret "]
+    assert [text_at(code, offset) for offset in found.return_offsets] == ["ret"]
     # The check of one ABI is none of the other, and the fallback is not for a function that starts again.
     assert isinstance(find(code, register_abi=not register_abi), Refusal)
 
@@ -72,7 +72,7 @@ def test_every_return_is_found_and_nothing_else():
     code = assemble(START, CMP_RSP, (JBE, "grow"), "c3", (JE, "out"), "b0c3", "f3c3", ("", "out"), "c3", *MORESTACK)
     found = find(code)
     assert isinstance(found, Sites)
-    assert [text_at(code, offset) for offset in found.return_offsets] == ["ret ", "repz ret ", "ret "]
+    assert [text_at(code, offset) for offset in found.return_offsets] == ["ret", "repz ret", "ret"]
     assert code.count(b"\xc3") == 4  # one is the operand of a mov
 
 
@@ -231,7 +231,7 @@ def test_arm64_has_its_own_checks(check):
     assert isinstance(found, Sites), found
     assert text_at(code, found.entry_offset, "aarch64").startswith("b.ls ")
     assert (found.entry_is_emulated, found.entry_sp_adjust_bytes) == (True, 0)
-    assert [text_at(code, offset, "aarch64") for offset in found.return_offsets] == ["ret "]
+    assert [text_at(code, offset, "aarch64") for offset in found.return_offsets] == ["ret"]
 
 
 def test_arm64_refuses_what_it_must():
