@@ -40,7 +40,7 @@ class Machine:
     #: The check of the stack, from the first instruction to its last jump, joined by "; ", nops left out;
     #: by register ABI. The last jump goes to where morestack is called; group `target`: where that is.
     checks: Mapping[bool, re.Pattern[str]]
-    #: First instructions that leave SP and all arguments as they are, by register ABI.
+    #: First instructions that leave SP, g and all arguments as they are, by register ABI; none: refuse.
     harmless: Mapping[bool, re.Pattern[str]]
     #: First instructions that only move SP down: by group `bytes`, or by a push.
     lowers_sp: re.Pattern[str]
@@ -82,11 +82,8 @@ _X86_64 = Machine(
             re.VERBOSE,
         ),
     },
-    harmless={
-        True: re.compile(r"(?:cmp|test|nop) .*|nop|mov \w+ ptr \[.*\], \w+"),
-        # Arguments are on the stack: any register but SP may be written.
-        False: re.compile(r"(?:cmp|test|nop) .*|nop|(?:mov\w*|lea|xor|xorps) (?!\w*sp\b|e?sp\b)\w+, .*"),
-    },
+    # Without registers for arguments no register holds g at the beginning either: only the check loads it.
+    harmless={True: re.compile(r"(?:cmp|test|nop) .*|nop|mov \w+ ptr \[.*\], \w+")},
     lowers_sp=re.compile(r"sub rsp, (?P<bytes>0x[0-9a-f]+|\d+)|push r\w+"),
     emulated=re.compile(r"nop|push r\w+|call 0x[0-9a-f]+|jn?\w{1,2} 0x[0-9a-f]+|jmp 0x[0-9a-f]+"),
 )

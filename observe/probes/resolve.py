@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from observe.probes.sites import Sites
 
 #: Part of the cache's key: changes whenever the same file would be resolved differently.
-_READER_VERSION = 1
+_READER_VERSION = 2
 #: The beginning of an ELF file has its layout and, where linkers put it, its build id.
 _HEAD_BYTES = 64 << 10
 _CHILD_SECONDS = 60
