@@ -30,7 +30,8 @@ class Sites:
     """Offsets from the function's start, in bytes.
 
     At the entry site SP plus `entry_sp_adjust_bytes` is what SP was on entry, which is what it is at every return;
-    arguments are where the caller left them, and a register holds g (R14, X28; RCX below Go 1.17). `entry_is_emulated`: the kernel does not single-step it.
+    arguments are where the caller left them, and a register holds g (R14, X28; RCX below Go 1.17).
+    `entry_is_emulated`: the kernel does not single-step it.
     """
 
     entry_offset: int
