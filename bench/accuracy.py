@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("runs", type=int, nargs="?", default=50)
     parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="observe-bench-") as folder:  # noqa: S108 - on a disk
+    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="observe-bench-") as folder:
         recording = record(Path(folder), args.runs)
         text = document(recording, args.runs)
     if args.output:
@@ -95,15 +95,18 @@ def document(recording: Recording, runs: int) -> str:
                 )
             )
     engine, header = recording.header.engine, recording.header.host
+    made = (
+        f"Made by `python bench/accuracy.py {runs} -o docs/accuracy.md`: dockerd {engine.get('version')}, "
+        f"{engine.get('go_version')}, Linux {header.get('kernel')}, {platform.machine()}, "
+        f"{datetime.now(UTC):%Y-%m-%d}, n = {runs} creates and {runs} starts, bridge network, one client."
+    )
     lines = [
         "# How good is kernel evidence?",
         "",
         "System calls bound a phase from inside: it begins before its first one and ends after its last one. This page",
         "holds those bounds against the entry and the return of the phase's own functions, in the same runs.",
         "",
-        f"Made by `python bench/accuracy.py {runs} -o docs/accuracy.md`: dockerd {engine.get('version')}, "
-        f"{engine.get('go_version')}, Linux {header.get('kernel')}, {platform.machine()}, {datetime.now(UTC):%Y-%m-%d}, "
-        f"n = {runs} creates and {runs} starts, bridge network, one client.",
+        made,
         "",
         "Differences are kernel minus function, in µs; p95 is of the absolute difference.",
         "",

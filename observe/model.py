@@ -381,3 +381,5 @@ class Run:
     configuration: Mapping[str, Any] = field(default_factory=dict)
     #: The documented functions that ran, by start.
     functions: tuple[FunctionCall, ...] = ()
+    #: (id of the innermost phase, event), by time; empty unless they were asked for.
+    events: tuple[tuple[str, Event], ...] = ()

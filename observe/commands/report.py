@@ -27,12 +27,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--functions", action="store_true", help="json: with each call of a documented function that was timed"
     )
+    parser.add_argument("--events", action="store_true", help="json: with the events of each phase")
     parser.add_argument("--strict", action="store_true", help="exit with 4 if data was lost")
 
 
 def run(args: argparse.Namespace) -> int:
     """Read, render, write. Raises RecordingError for an unreadable file, DataLostError for --strict."""
-    report = _read(args.files)
+    report = _read(args.files, keep_events=args.events)
     report = without_details(report, configuration=args.configuration, functions=args.functions)
     render = RENDERERS[args.format]
     if args.output is None:
@@ -46,12 +47,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _read(files: list[Path]) -> Report:
+def _read(files: list[Path], *, keep_events: bool) -> Report:
     """One report of all files; what is damaged is also said on standard error."""
     catalogue = load()
     reports = []
     for path in files:
-        report, damage = assemble(path, catalogue)
+        report, damage = assemble(path, catalogue, keep_events=keep_events)
         reports.append(report)
         for warning in damage:
             print(f"observe: warning: {Page().safe(warning)}", file=sys.stderr)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from observe.correlate.rows import Row
@@ -82,16 +82,25 @@ class Counts:
 def count_events(rows: Sequence[Row], partition: Partition, found: Walk) -> Counts:
     """System calls, file events and probe hits by phase."""
     counts = Counts()
-    for row in rows:
+    for phase, row in by_phase(rows, partition, found):
         if row.is_syscall:
-            counts.syscalls[partition.phase_of(row)] += 1
+            counts.syscalls[phase] += 1
+        elif row.kind == Kind.INOTIFY:
+            counts.file_events[phase] += 1
         elif row.kind == Kind.FUNCTION_ENTRY:
-            counts.entries[partition.phase_of(row)] += 1
+            counts.entries[phase] += 1
         elif row.kind == Kind.FUNCTION_RETURN:
-            counts.returns[partition.phase_of(row)] += 1
-        elif row.kind == Kind.INOTIFY and not row.marks & Mark.INVENTED:
-            counts.file_events[_phase_of_file_event(row, partition, found)] += 1
+            counts.returns[phase] += 1
     return counts
+
+
+def by_phase(rows: Sequence[Row], partition: Partition, found: Walk) -> Iterator[tuple[int, Row]]:
+    """Each event with the number of its innermost phase; what a watcher made up is left out."""
+    for row in rows:
+        if row.kind != Kind.INOTIFY:
+            yield partition.phase_of(row), row
+        elif not row.marks & Mark.INVENTED:
+            yield _phase_of_file_event(row, partition, found), row
 
 
 def _phase_of_file_event(row: Row, partition: Partition, found: Walk) -> int:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from observe.correlate.accounting import Partition, count_events
+from observe.correlate.accounting import Partition, by_phase, count_events
 from observe.correlate.frames import Frame, frames_of
 from observe.correlate.functions import Pieces, pieces_of
 from observe.correlate.operation import Operation
@@ -39,11 +39,13 @@ def build_run(
     *,
     goroutines: bool,
     functions: Functions,
+    keep_events: bool = False,
 ) -> Run:
     """The run of an operation that has ended, or was cut off by the end of the recording.
 
     `wall_offset_ns`: epoch minus boot clock; `goroutines`: whether the g register can be trusted to say which
-    of dockerd's events are on the request's own goroutine; `functions`: which were probed, and what that cost.
+    of dockerd's events are on the request's own goroutine; `functions`: which were probed, and what that cost;
+    `keep_events`: whether the run brings its events along.
     """
     rows = sorted(operation.rows)
     end_ns = operation.end_ns
@@ -65,6 +67,7 @@ def build_run(
     departures = use_functions(found, pieces_of(frames, rules.functions, bounds, elsewhere, failed=failed), rules)
     if not failed and operation.status != _NOT_MODIFIED:
         departures += missing(rules, found, functions.names.values())
+    partition = Partition(rules.phases, found.spans, bounds)
     spans = phase_rows(rules, found, rows, bounds, functions)
     return Run(
         operation=operation.name,
@@ -82,6 +85,10 @@ def build_run(
         phases=spans,
         configuration=container.configuration if container else {},
         functions=tuple(FunctionCall(f.function, f.pid, f.start_ns, f.end_ns - f.start_ns, f.complete) for f in frames),
+        events=tuple(
+            (rules.phases[phase].id, row.event())
+            for phase, row in (by_phase(rows, partition, found) if keep_events else ())
+        ),
     )
 
 

@@ -49,8 +49,9 @@ class Correlator:
     What becomes of an event depends on the stream alone, not on how it is cut into batches.
     """
 
-    def __init__(self, header: Header, catalogue: Catalogue) -> None:
-        """`header` of the recording, or of the live session."""
+    def __init__(self, header: Header, catalogue: Catalogue, *, keep_events: bool = False) -> None:
+        """`header` of the recording, or of the live session; `keep_events`: runs bring their events along."""
+        self._keep_events = keep_events
         data_root = str(header.engine.get("data_root", ""))
         self._header = header
         self._rules = {name: Rules(catalogue.of(name), data_root) for name in catalogue.operations}
@@ -300,6 +301,7 @@ class Correlator:
             self._header.wall_time_ns - self._header.boot_time_ns,
             goroutines=self._goroutines,
             functions=self._functions,
+            keep_events=self._keep_events,
         )
 
 

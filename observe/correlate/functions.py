@@ -78,9 +78,9 @@ def pieces_of(
     `frames`: of one operation, by start; `bounds`: its start and end; `elsewhere`: whether dockerd ran a frame on
     another goroutine than the request's; `failed`: whether phases that occur on failure only count.
 
-    A function that is called inside another phase's function is part of that phase, unless the catalogue puts its own phase below. Of several phases that list
-    a function, the documented order decides, as it does for kernel evidence; a function without a name of its own
-    (an inlined closure) goes to the next phase that has none yet.
+    A function that is called inside another phase's function is part of that phase, unless the catalogue puts its own
+    phase below. Of several phases that list a function, the documented order decides, as it does for kernel evidence;
+    a function without a name of its own (an inlined closure) goes to the next phase that has none yet.
     """
     found = Pieces()
     taken: list[_Taken] = []

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from observe.model import STRING_COLUMNS, EventBatch, Kind
+from observe.model import STRING_COLUMNS, Event, EventBatch, Kind, Mark
 
 
 class Row(NamedTuple):
@@ -31,6 +31,10 @@ class Row(NamedTuple):
     def end_ns(self) -> int:
         """When the call returned."""
         return self.time_ns + self.duration_ns
+
+    def event(self) -> Event:
+        """The same for people."""
+        return Event(**{**self._asdict(), "kind": Kind(self.kind), "marks": Mark(self.marks)})
 
     @property
     def is_syscall(self) -> bool:

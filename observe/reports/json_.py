@@ -7,7 +7,7 @@ import json
 from dataclasses import fields
 from typing import Any
 
-from observe.model import Departure, FunctionCall, Loss, Run, Span
+from observe.model import Departure, Event, FunctionCall, Loss, Mark, Run, Span
 from observe.reports.report import Report
 from observe.reports.terminal import Page
 
@@ -38,6 +38,9 @@ def document(report: Report) -> dict[str, Any]:
 
 
 def _run(run: Run) -> dict[str, Any]:
+    events: dict[str, list[dict[str, Any]]] = {}
+    for phase, event in run.events:
+        events.setdefault(phase, []).append(_event(event))
     functions = {"functions": [_fields(call) for call in run.functions]} if run.functions else {}
     configuration = {"configuration": dict(run.configuration)} if run.configuration else {}
     return {
@@ -53,10 +56,22 @@ def _run(run: Run) -> dict[str, Any]:
         "duration_ns": run.duration_ns,
         "unattributed_ns": run.unattributed_ns,
         "departures": [_fields(departure) for departure in run.departures],
-        "phases": [{**_fields(span), "at_floor": span.at_floor} for span in run.phases],
+        "phases": [_phase(span, events.get(span.id)) for span in run.phases],
         **functions,
         **configuration,
     }
+
+
+def _phase(span: Span, events: list[dict[str, Any]] | None) -> dict[str, Any]:
+    return {**_fields(span), "at_floor": span.at_floor, **({"events": events} if events else {})}
+
+
+def _event(event: Event) -> dict[str, Any]:
+    """An event without what it does not have."""
+    values = {field.name: getattr(event, field.name) for field in fields(event)}
+    values["kind"] = event.kind.label
+    values["marks"] = [mark.name.lower() for mark in Mark if mark in event.marks and mark.name]
+    return {name: value for name, value in values.items() if value not in ("", [])}
 
 
 def _fields(value: Departure | FunctionCall | Loss | Span) -> dict[str, Any]:

@@ -147,9 +147,17 @@ def _timeline(line: Timeline, phases: Mapping[str, Phase], page: Page) -> list[s
     if not by:
         kernel = [NotSeen(row.id, 1) for row in rows if row.depth and row.evidence is Evidence.KERNEL]
         lines.extend(_not_seen("by kernel evidence only:", kernel, page))
+        lines.append(page.style(_probes(line.run, page), _DIM))
     for departure in line.run.departures:
         lines.extend(page.paragraph(f"departure: {_departure(departure)}", _YELLOW))
     return lines
+
+
+def _probes(run: Run, page: Page) -> str:
+    """What timing the functions cost this run."""
+    hits = sum(span.probe_hits for span in run.phases)
+    cost_ns = sum((span.self_ns or 0) - (span.corrected_self_ns or 0) for span in run.phases if span.self_ns)
+    return f"probes of functions: {hits} hits, about {page.duration(cost_ns)} of the time above"
 
 
 def _departure(departure: Departure | DepartureCount) -> str:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from engines import Engine
 from recorded import api_client, client_times, record, recorder, report, runs_of
 
@@ -28,7 +29,7 @@ def expected_phases(operation: str) -> set[str]:
 
 def test_every_phase_with_kernel_evidence_is_found_in_every_pair(engine: Engine, tmp_path: Path) -> None:
     out, path = tmp_path / "times", tmp_path / "pairs.observe"
-    record(engine, path, api_client(engine, out, "--runs", str(PAIRS), "--real-time"))
+    record(engine, path, api_client(engine, out, "--runs", str(PAIRS), "--real-time"), "--no-functions")
     document = report(path)
     for operation in ("create", "start"):
         runs = runs_of(document, operation)
@@ -61,7 +62,7 @@ def test_every_phase_with_kernel_evidence_is_found_in_every_pair(engine: Engine,
 
 def test_many_clients_at_once_never_mix(engine: Engine, tmp_path: Path) -> None:
     out, path = tmp_path / "times", tmp_path / "many.observe"
-    record(engine, path, api_client(engine, out, "--clients", str(CLIENTS), "--runs", str(RUNS)))
+    record(engine, path, api_client(engine, out, "--clients", str(CLIENTS), "--runs", str(RUNS)), "--no-functions")
     document = report(path)
     requests = {(request["operation"], request["id"]): request for request in client_times(out)}
     for operation in ("create", "start"):
@@ -174,17 +175,18 @@ def test_a_run_keeps_the_containers_configuration(engine: Engine, tmp_path: Path
         assert run["configuration"]["Config"]["Image"] == engine.image
 
 
-def test_a_failed_start_says_so(engine: Engine, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("options", "evidence"), [(["--no-functions"], "kernel"), ([], "function")])
+def test_a_failed_start_says_so(engine: Engine, tmp_path: Path, options: list[str], evidence: str) -> None:
     path = tmp_path / "failed.observe"
-    record(engine, path, api_client(engine, tmp_path / "times", "--command", "/no/such/program"))
+    record(engine, path, api_client(engine, tmp_path / "times", "--command", "/no/such/program"), *options)
     document = report(path)
     (run,) = runs_of(document, "start")
     (request,) = [request for request in client_times(tmp_path / "times") if request["operation"] == "start"]
     assert run["outcome"] == "failed"
     assert str(request["status"]) in run["error"]
     phases = {phase["id"]: phase for phase in run["phases"]}
-    assert phases["start.cleanup"]["evidence"] == "kernel"
-    assert phases["start.containerd_start.runc_create"]["evidence"] == "kernel"
+    assert phases["start.cleanup"]["evidence"] == evidence
+    assert phases["start.containerd_start.runc_create"]["evidence"] == evidence
     assert phases["start.containerd_start.runc_start"]["evidence"] == "none"
 
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Create and start containers through the API and time each request as the client sees it.
 
-    api_client.py SOCKET IMAGE OUT [--clients N] [--runs N] [--network MODE] [--no-start] [--real-time] [--command WORD ...]
+    api_client.py SOCKET IMAGE OUT [--clients N] [--runs N] [--network MODE] [--no-start] [--real-time]
+                  [--command WORD ...]
 
 Each client has one connection and does its runs one after the other: create, start, wait, remove. OUT gets one JSON
 line a timed request: {"operation", "id", "name", "status", "sent_ns", "answered_ns"}, boot clock: before the request

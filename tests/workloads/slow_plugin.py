@@ -1,0 +1,107 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""A volume plugin and authorization plugin for dockerd that is slow where a name says so.
+
+    slow_plugin.py SOCKET FOLDER DELAYS MILLISECONDS
+
+It waits before it answers VolumeDriver.Mount of a volume whose name begins with "slow", and before it allows a
+POST …/containers/create whose container's name begins with "authorization". Each wait adds a JSON line to DELAYS:
+{"what": "mount" or "authorization", "delay_ns"}. Every volume is FOLDER. It says "up" when it listens.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from socketserver import ThreadingUnixStreamServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+
+class Plugin(BaseHTTPRequestHandler):
+    """One connection of dockerd's."""
+
+    protocol_version = "HTTP/1.1"
+    folder: Path
+    delays: Path
+    seconds: float
+    volumes: set[str]
+    lock = threading.Lock()
+
+    def do_POST(self) -> None:  # noqa: N802 - the name is the method's
+        """Answer one call of the plugin protocol."""
+        request = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
+        answer = json.dumps(self.answer(self.path, request)).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/vnd.docker.plugins.v1.1+json")
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def answer(self, call: str, request: dict[str, Any]) -> dict[str, Any]:
+        """What the call returns."""
+        name = request.get("Name", "")
+        volume = {"Name": name, "Mountpoint": str(self.folder)}
+        match call.removeprefix("/"):
+            case "Plugin.Activate":
+                return {"Implements": ["VolumeDriver", "authz"]}
+            case "AuthZPlugin.AuthZReq":
+                if _creates(request, "authorization"):
+                    self.wait("authorization")
+                return {"Allow": True}
+            case "AuthZPlugin.AuthZRes":
+                return {"Allow": True}
+            case "VolumeDriver.Capabilities":
+                return {"Capabilities": {"Scope": "local"}}
+            case "VolumeDriver.List":
+                return {"Volumes": [{**volume, "Name": each} for each in sorted(self.volumes)]}
+            case "VolumeDriver.Create":
+                self.volumes.add(name)
+            case "VolumeDriver.Remove":
+                self.volumes.discard(name)
+            case "VolumeDriver.Get":
+                return {"Volume": volume} if name in self.volumes else {"Err": "no such volume"}
+            case "VolumeDriver.Mount" if name.startswith("slow"):
+                self.wait("mount")
+                return volume
+            case "VolumeDriver.Mount" | "VolumeDriver.Path":
+                return volume
+        return {}
+
+    def wait(self, what: str) -> None:
+        """Be slow, and say how slow it was."""
+        start_ns = time.monotonic_ns()
+        time.sleep(self.seconds)
+        delay_ns = time.monotonic_ns() - start_ns
+        with self.lock, self.delays.open("a", encoding="ascii") as file:
+            file.write(json.dumps({"what": what, "delay_ns": delay_ns}) + "\n")
+
+    def log_message(self, *_: object) -> None:
+        """A unix socket's client has no address to log."""
+
+
+def _creates(request: dict[str, Any], prefix: str) -> bool:
+    """Whether an API request makes a container with such a name."""
+    target = urlsplit(request["RequestUri"])
+    if request["RequestMethod"] != "POST" or not target.path.endswith("/containers/create"):
+        return False
+    return parse_qs(target.query).get("name", [""])[0].startswith(prefix)
+
+
+def main() -> None:
+    """Serve until killed."""
+    path, folder, delays, milliseconds = sys.argv[1:]
+    Plugin.folder, Plugin.delays, Plugin.seconds = Path(folder), Path(delays), int(milliseconds) / 1_000
+    Plugin.volumes = set()
+    with ThreadingUnixStreamServer(path, Plugin) as server:
+        server.daemon_threads = True
+        print("up", flush=True)
+        server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()
