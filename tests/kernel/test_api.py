@@ -339,3 +339,9 @@ def test_goroutine_of_a_request(watch: Watch, engine: Engine) -> None:
     connection.answers(response(201))
     seen: list[Event] = watch.events()
     assert len({event.goroutine for event in seen}) == 1
+
+
+def test_older_kernels_record_the_same(older_watch: Watch, puppet: Puppet, folder: Path) -> None:
+    with ExitStack() as stack:
+        older_watch.follow(puppet, Role.DOCKERD)
+        test_one_connection_many_requests(older_watch, Engine(puppet, folder, stack))

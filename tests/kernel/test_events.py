@@ -380,6 +380,11 @@ def test_call_is_recorded_as_it_was_made(kind: Kind, watch: Watch, puppet: Puppe
     assert watch.counters()[Counter.UNMATCHED_RETURNS] == 0
 
 
+@pytest.mark.parametrize("kind", [Kind.MOVE_MOUNT, Kind.CLONE3, Kind.OPENAT2, Kind.VFORK], ids=lambda kind: kind.label)
+def test_older_kernels_record_the_same(kind: Kind, older_watch: Watch, puppet: Puppet, folder: Path) -> None:
+    test_call_is_recorded_as_it_was_made(kind, older_watch, puppet, folder)
+
+
 def test_opens_that_do_not_create_are_not_recorded(watch: Watch, puppet: Puppet, folder: Path) -> None:
     file = folder / "file"
     file.touch()
