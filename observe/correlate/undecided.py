@@ -22,6 +22,7 @@ _GRAIN_NS = 10_000_000
 _BIRTHS = frozenset({Kind.SCHED_PROCESS_FORK, Kind.CLONE, Kind.CLONE3, Kind.FORK, Kind.VFORK})
 _DIRECTORIES = frozenset({Kind.MKDIR, Kind.MKDIRAT})
 _NOT_MODIFIED, _FIRST_FAILURE = 304, 400
+_NEVER_NS = 1 << 63
 
 
 @dataclass(slots=True)
@@ -37,6 +38,10 @@ class _Event:
     foreign: bool = False
 
 
+def _time_ns(event: _Event) -> int:
+    return event.row.time_ns
+
+
 class Undecided:
     """Bounded by the operations that have not become runs."""
 
@@ -44,9 +49,12 @@ class Undecided:
         """`lineage` and `identities` are asked in hindsight."""
         self._lineage = lineage
         self._identities = identities
+        #: In order of time.
         self._events: list[_Event] = []
         #: When something was done for which container, in order of time.
         self._work: list[tuple[int, str]] = []
+        #: Operations that have become runs, as long as events of their time wait.
+        self._ended: list[Operation] = []
         self.unattributed = 0
 
     def __len__(self) -> int:
@@ -55,7 +63,7 @@ class Undecided:
 
     def add(self, row: Row, container_id: str | None) -> None:
         """Take an event that happened during an operation."""
-        self._events.append(_Event(row, container_id))
+        insort(self._events, _Event(row, container_id), key=_time_ns)
         if container_id:
             last_ns, last = self._work[-1] if self._work else (0, "")
             if last != container_id or not last_ns <= row.time_ns < last_ns + _GRAIN_NS:
@@ -77,22 +85,43 @@ class Undecided:
 
         `pending`: all operations that have not become runs, `ready` among them.
         """
-        left = []
         later = [operation for operation in pending if operation not in ready]
-        for one in self._events:
-            time_ns = one.row.time_ns
-            if any(operation.covers(time_ns) for operation in ready):
-                owner = self._owner(one, [operation for operation in pending if operation.covers(time_ns)])
-                if owner is not None and owner in ready:
-                    owner.add(one.row)
-                    continue
-            if any(operation.covers(time_ns) for operation in later):
-                left.append(one)
-            else:
-                self.unattributed += not one.foreign
-        self._events = left
-        earliest_ns = min((operation.start_ns for operation in later), default=1 << 63)
+        first = self._index(min((operation.start_ns for operation in ready), default=0))
+        last = self._index(max((_NEVER_NS if op.end_ns is None else op.end_ns for op in ready), default=0))
+        given = set()
+        for index in range(first, last):
+            one = self._events[index]
+            if one.contested or one.foreign:  # it stays so
+                continue
+            around = [operation for operation in pending if operation.covers(one.row.time_ns)]
+            owner = self._owner(one, around) if any(operation in ready for operation in around) else None
+            if owner is not None and owner in ready:
+                owner.add(one.row)
+                given.add(index)
+        if given:
+            self._events = [one for index, one in enumerate(self._events) if index not in given]
+        earliest_ns = min((operation.start_ns for operation in later), default=_NEVER_NS)
+        gone = self._index(earliest_ns)
+        self._ended += ready
+        self.unattributed += sum(not self._is_anothers(one) for one in self._events[:gone])
+        del self._events[:gone]
+        kept_ns = self._events[0].row.time_ns if self._events else earliest_ns
+        self._ended = [operation for operation in self._ended if operation.end_ns is None or operation.end_ns > kept_ns]
         del self._work[: bisect_left(self._work, (earliest_ns - _NEAR_NS, ""))]
+
+    def _is_anothers(self, one: _Event) -> bool:
+        """Whether an event that was given to nobody is, in the end, of a container that no operation was about."""
+        if one.foreign or one.container_id is not None:
+            return one.foreign
+        container_id = self._in_hindsight(one.row)
+        around = [operation for operation in self._ended if operation.covers(one.row.time_ns)]
+        return container_id is not None and not any(
+            operation.container_id == container_id or _may_be_about_any(operation) for operation in around
+        )
+
+    def _index(self, time_ns: int) -> int:
+        """Where the events from a moment on begin."""
+        return bisect_left(self._events, time_ns, key=_time_ns)
 
     def _owner(self, one: _Event, around: Sequence[Operation]) -> Operation | None:
         """The operation of an event, if it is certain: of those `around` it."""

@@ -113,6 +113,8 @@ def _distinct(
     """Each function once, though several phases may list it, with the least depth of them."""
     found: dict[str, tuple[ResolvedFunction, int]] = {}
     for function in resolved:
+        if function.entry_sp_adjust_bytes:
+            continue  # a frame is known by its depth, which would differ between its entry and its return
         depth = depths.get(function.key, 0)
         if function.name not in found or depth < found[function.name][1]:
             found[function.name] = (function, depth)

@@ -15,7 +15,7 @@ from observe.errors import ObserveError
 from observe.phases import Catalogue
 from observe.phases.strings import load_strings
 from observe.probes.functions import Target, plan, wanted
-from observe.probes.resolve import Resolution, resolve_in_child
+from observe.probes.resolve import Refused, Resolution, resolve_in_child
 
 #: Each child uses a processor; few hosts have fewer.
 _CHILDREN = 2
@@ -46,9 +46,19 @@ def find_targets(engine: Engine, catalogue: Catalogue, cache: Path | None) -> Ta
                 found[name] = (files[name], daemons.get(name, 0), future.result())
             except ObserveError as error:
                 warnings.append(f"functions of {name} are not timed: {error}")
-    refused = tuple(
-        {"name": function, "binary": name, "reason": reason}
+    refused = [
+        {"name": refusal.name, "binary": name, "reason": refusal.reason}
         for name, (_, _, resolution) in found.items()
-        for _, function, reason in resolution.refused
-    )
-    return Targets(plan(found, catalogue, load_strings()), tuple(warnings), refused)
+        for refusal in (*resolution.refused, *_at_another_depth(resolution))
+    ]
+    return Targets(plan(found, catalogue, load_strings()), tuple(warnings), tuple(refused))
+
+
+def _at_another_depth(resolution: Resolution) -> list[Refused]:
+    """What `plan` leaves out: a frame is known by its depth, so entry and return must see the same."""
+    reason = "where it can be probed its stack pointer is not the one that it returns with"
+    return [
+        Refused(function.key, function.name, reason)
+        for function in resolution.functions
+        if function.entry_sp_adjust_bytes
+    ]
