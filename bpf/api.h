@@ -85,7 +85,8 @@ static __always_inline void api_accepted(u32 fd)
 {
 	struct connection connection = {};
 
-	connections.update(&fd, &connection);
+	if (connections.update(&fd, &connection))
+		count(COUNTER_LINEAGE);
 }
 
 static __always_inline void api_closed(u32 fd)

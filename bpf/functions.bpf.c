@@ -55,23 +55,26 @@ int function_site(struct pt_regs *ctx)
 	u64 now_ns = bpf_ktime_get_boot_ns();
 	struct registers regs;
 	struct record *record;
-	u64 cookie, goroutine, stack_hi = 0;
+	u64 cookie, flags, goroutine, stack_hi = 0, depth = 0;
 
 	if (!role_of_current())
 		return 0;
 	cookie = bpf_get_attach_cookie(ctx);
 	bpf_probe_read_kernel(&regs, sizeof(regs), ctx);
+	flags = COOKIE_FUNCTION(cookie);
 	goroutine = GOROUTINE(&regs);
-	if (COOKIE_STACK_ABI(cookie)) /* at a return nothing points to g: the frame is known by its stack pointer */
+	if (COOKIE_STACK_ABI(cookie)) { /* at a return nothing points to g: the stack pointer goes along */
 		goroutine = COOKIE_IS_RETURN(cookie) ? 0 : STACK_ABI_GOROUTINE(&regs);
-	else
-		bpf_probe_read_user(&stack_hi, sizeof(stack_hi), (const void *)(goroutine + G_STACK_HI));
+		flags |= STACK_POINTER(&regs) << 16;
+	}
+	if (goroutine && !bpf_probe_read_user(&stack_hi, sizeof(stack_hi), (const void *)(goroutine + G_STACK_HI)))
+		depth = stack_hi - STACK_POINTER(&regs);
 	record = reserve(COOKIE_IS_RETURN(cookie) ? KIND_FUNCTION_RETURN : KIND_FUNCTION_ENTRY, now_ns);
 	if (!record)
 		return 0;
 	record->goroutine = goroutine;
-	record->flags = COOKIE_FUNCTION(cookie);
-	record->ret = stack_hi - STACK_POINTER(&regs);
+	record->flags = flags;
+	record->ret = depth;
 	if (COOKIE_STRING(cookie) && !COOKIE_IS_RETURN(cookie))
 		read_argument(record, &regs, cookie);
 	submit(record);

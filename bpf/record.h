@@ -44,7 +44,7 @@ struct record {
 
 /* What user space reads beside the records; observe/probes/layout.py names them in this order. */
 #define COUNTER_RING_BUFFER 0       /* reserves that failed */
-#define COUNTER_LINEAGE 1           /* processes the filter had no room for */
+#define COUNTER_LINEAGE 1           /* processes and connections the filter had no room for */
 #define COUNTER_UNMATCHED_RETURNS 2 /* returns whose entry was not seen */
 #define COUNTER_RECORDS 3           /* records that were submitted */
 #define COUNTERS 4

@@ -62,7 +62,7 @@ class Kind(IntEnum):
     API_RESPONSE = 81
     # Entry and return of a function of a Go program of the engine (flags: its number, see NoteKind.FUNCTION;
     # ret: how many bytes deep its frame lies on the goroutine's stack; path: a string argument of an entry).
-    # Stack ABI (Go < 1.17): ret is minus the stack pointer, and a return does not know its goroutine.
+    # Stack ABI (Go < 1.17): the stack pointer stands in flags above 16 bits, and a return knows no goroutine, no depth.
     FUNCTION_ENTRY = 112
     FUNCTION_RETURN = 113
     # File events as inotify reported them (time_ns: the reader's time).
@@ -274,7 +274,7 @@ class Loss:
 
     ring_buffer: int = 0  # reserves that failed in the kernel
     program_misses: int = 0  # runs of a program that the kernel skipped
-    lineage: int = 0  # processes that the in-kernel filter had no room for
+    lineage: int = 0  # processes and connections that the in-kernel filter had no room for
     inotify_overflows: int = 0  # queue overflows (each loses an unknown number of events)
     inotify_watches: int = 0  # directories that could not be watched (a limit was reached)
     inotify_missed: int = 0  # file operations of the system call stream that inotify did not report

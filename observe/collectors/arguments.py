@@ -20,7 +20,7 @@ _ENGINE_PROGRAM = re.compile(
     r"|libnetwork-setkey|set-ipv6|set-default-vlan|mount|umount|modprobe|x?(ip6?|nf|eb)?tables.*|ipset|unpigz|gzip|zstd"
 )
 #: How a runtime of any name is called by its shim.
-_RUNTIME_WORDS = frozenset({"--bundle", "--pid-file", "--log-format"})
+_RUNTIME_WORDS = frozenset({"--root", "--log", "--log-format", "--bundle", "--pid-file"})
 _ID = re.compile(r"[0-9a-f]{64}")
 REDACTED = "<redacted>"
 
@@ -56,7 +56,7 @@ def complete_arguments(batch: EventBatch, *, with_values: bool, proc: Path = _PR
 def redact(arguments: str, *, entrypoint: bool) -> str:
     """Arguments joined by NUL without what may be secret."""
     words = arguments.split("\0")
-    if not entrypoint and (_ENGINE_PROGRAM.fullmatch(basename(words[0])) or _RUNTIME_WORDS & set(words)):
+    if not entrypoint and (_ENGINE_PROGRAM.fullmatch(basename(words[0])) or len(_RUNTIME_WORDS & set(words)) > 1):
         return arguments
     return "\0".join([words[0], *(word if _ID.fullmatch(word) else REDACTED for word in words[1:])])
 

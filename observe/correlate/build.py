@@ -62,9 +62,12 @@ def build_run(
     frames = frames_of(rows, functions.names, bounds[1])
 
     def elsewhere(frame: Frame) -> bool:
-        return role(frame.pid) == "dockerd" and goroutines and frame.goroutine != operation.goroutine
+        own = operation.goroutine if goroutines else operation.handler
+        return role(frame.pid) == "dockerd" and own not in {0, frame.goroutine}
 
-    departures = use_functions(found, pieces_of(frames, rules.functions, bounds, elsewhere, failed=failed), rules)
+    programs = {number: (span.start_ns, span.end_ns) for number, span in found.spans.items() if span.processes}
+    pieces = pieces_of(frames, rules.functions, bounds, elsewhere, programs, failed=failed)
+    departures = use_functions(found, pieces, rules)
     if not failed and operation.status != _NOT_MODIFIED:
         departures += missing(rules, found, functions.names.values())
     partition = Partition(rules.phases, found.spans, bounds)
@@ -98,9 +101,26 @@ def use_functions(found: Walk, pieces: Pieces, rules: Rules) -> list[Departure]:
         seen = found.spans.get(phase)
         processes = seen.processes if seen else frozenset()
         found.spans[phase] = PhaseSpan(intervals[0][0], intervals[-1][1], processes, tuple(intervals))
+    _cover_children(found, pieces, rules)
     names = {rules.phases[phase].id for phase in pieces.by_phase}
     kernel = [departure for departure in found.departures if departure.phase not in names]
     return [*pieces.departures, *kernel]
+
+
+def _cover_children(found: Walk, pieces: Pieces, rules: Rules) -> None:
+    """A phase without a function of its own that ran lasts as long as its children at least."""
+    parents = rules.functions.parents
+    for parent in sorted({*parents} - {0, *pieces.by_phase}, key=lambda number: -rules.phases[number].depth):
+        children = [span for number, span in found.spans.items() if number and parents[number] == parent]
+        if not children:
+            continue
+        start_ns = min(span.start_ns for span in children)
+        end_ns = max(span.end_ns for span in children)
+        if parent in found.spans:
+            found.spans[parent].cover(start_ns, end_ns)
+        else:
+            by_functions = ((start_ns, end_ns),)  # kernel evidence of a child would have shown the parent before
+            found.spans[parent] = PhaseSpan(start_ns, end_ns, pieces=by_functions)
 
 
 def phase_rows(

@@ -23,6 +23,7 @@ from observe.correlate.names import layer_in
 from observe.correlate.operation import Operation, open_operation
 from observe.correlate.rows import Row, rows_of
 from observe.correlate.rules import Rules
+from observe.correlate.stack_abi import StackAbiReturns
 from observe.correlate.undecided import Undecided
 from observe.model import EventBatch, Header, Item, Kind, Loss, Mark, Note, NoteKind, Run
 from observe.phases import Catalogue
@@ -40,6 +41,7 @@ _G_IN_REGISTER = (1, 17)
 _NEVER_NS = 1 << 63
 #: Plain numbers: the operators of IntFlag cost more than all the rest that is done to an event.
 _INVENTED = int(Mark.INVENTED)
+_FUNCTIONS = frozenset({Kind.FUNCTION_ENTRY, Kind.FUNCTION_RETURN})
 _LOSS_FIELDS = frozenset(field.name for field in fields(Loss))
 
 
@@ -63,6 +65,7 @@ class Correlator:
         cost = header.options.get("probe_cost_ns", {})
         self._functions = Functions({}, int(cost.get("entry", 0)), int(cost.get("return", 0)))
         self._frames = FrameMatcher(self._functions.names)
+        self._returns = StackAbiReturns()
         self._imported: list[EventBatch] | None = [] if header.options.get("origin") == "import" else None
         #: Not answered yet; answered, but events and names may still come.
         self._open: list[Operation] = []
@@ -157,8 +160,25 @@ class Correlator:
                 self._files.advance(self._now_ns)
                 self._files.call(row)
             else:
+                if row.kind in _FUNCTIONS:
+                    row = self._returns.complete(row)
+                    self._handle(row)
                 deque(self._frames.feed(row), maxlen=0)  # counts what does not match
             self._attribute(row)
+
+    def _handle(self, row: Row) -> None:
+        """Without g at system calls: which goroutine serves a request shows when the request's handler is entered."""
+        if self._goroutines or row.kind != Kind.FUNCTION_ENTRY:
+            return
+        name = self._functions.names.get(row.flags, "")
+        waiting = [
+            operation
+            for operation in self._open
+            if operation.handler == 0 and 0 in self._rules[operation.name].functions.phases_of(name)
+        ]
+        same_thread = [operation for operation in waiting if operation.tid == row.tid]
+        if same_thread or len(waiting) == 1:
+            (same_thread or waiting)[-1].handler = row.goroutine
 
     def _request(self, row: Row) -> None:
         for lost in self._open.copy():  # a connection, and a goroutine, serves one request at a time
@@ -209,8 +229,13 @@ class Correlator:
 
     def _of_goroutine(self, row: Row) -> Operation | None:
         """The operation whose request an event's goroutine of dockerd served at its time."""
-        if not self._goroutines or not row.goroutine:
+        if not row.goroutine:
             return None
+        if not self._goroutines:
+            if row.kind not in _FUNCTIONS or self._lineage.role(row.pid) != "dockerd":
+                return None
+            around = (one for one in chain(self._open, self._closing) if one.covers(row.time_ns))
+            return next((operation for operation in around if operation.handler == row.goroutine), None)
         for operation in chain(self._open, self._closing):
             if operation.goroutine == row.goroutine and operation.covers(row.time_ns):
                 return operation if self._lineage.role(row.pid) == "dockerd" else None

@@ -30,6 +30,9 @@ class FunctionRules:
     def __init__(self, phases: Sequence[Phase]) -> None:
         """Phases of one operation, numbered as listed; 0 is the operation itself."""
         self.phases = tuple(phases)
+        numbers = {phase.id: number for number, phase in enumerate(phases)}
+        #: Number of each phase's parent; 0 for the operation's own.
+        self.parents = tuple(numbers.get(phase.parent or "", 0) for phase in phases)
         self._found: dict[str, tuple[int, ...]] = {}
 
     def phases_of(self, function: str) -> tuple[int, ...]:
@@ -59,6 +62,12 @@ def matches(function: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(function, pattern) for pattern in patterns)
 
 
+def is_nameless(function: str) -> bool:
+    """Whether a closure carries only its outer function's name and a number: `createSpec.func3`."""
+    outer, dot, last = function.rpartition(".func")
+    return bool(dot) and last.isdigit() and outer.endswith("createSpec")
+
+
 @dataclass(frozen=True, slots=True)
 class _Taken:
     frame: Frame
@@ -70,13 +79,15 @@ def pieces_of(
     rules: FunctionRules,
     bounds: tuple[int, int],
     elsewhere: Callable[[Frame], bool],
+    programs: Mapping[int, tuple[int, int]],
     *,
     failed: bool,
 ) -> Pieces:
     """Give each frame to the phase that it is a piece of.
 
     `frames`: of one operation, by start; `bounds`: its start and end; `elsewhere`: whether dockerd ran a frame on
-    another goroutine than the request's; `failed`: whether phases that occur on failure only count.
+    another goroutine than the request's; `programs`: when the phases that are programs ran, by number, for children
+    whose parent's function was not probed; `failed`: whether phases that occur on failure only count.
 
     A function that is called inside another phase's function is part of that phase, unless the catalogue puts its own
     phase below. Of several phases that list a function, the documented order decides, as it does for kernel evidence;
@@ -96,7 +107,7 @@ def pieces_of(
             phase
             for phase in candidates
             if rules.may_run_inside(phase, outer)
-            and _is_in_parent(phase, frame, taken, rules)
+            and _is_in_parent(phase, frame, taken, rules, programs)
             and (failed or rules.phases[phase].occurs != "on_failure")
             and (rules.phases[phase].runs_elsewhere or not elsewhere(frame))
         ]
@@ -113,7 +124,7 @@ def pieces_of(
             found.add(phase, *_clip(frame.start_ns, frame.end_ns, bounds))
     for phase, start_ns, end_ns in _bounded(frames, rules, bounds):
         found.add(phase, *_clip(start_ns, end_ns, bounds))
-    _join(found)
+    _join(found, rules)
     return found
 
 
@@ -128,10 +139,17 @@ def _phase_around(frame: Frame, taken: Sequence[_Taken]) -> int:
     return max(around, key=lambda one: one.frame.depth_bytes).phase if around else 0
 
 
-def _is_in_parent(phase: int, frame: Frame, taken: Sequence[_Taken], rules: FunctionRules) -> bool:
+def _is_in_parent(
+    phase: int, frame: Frame, taken: Sequence[_Taken], rules: FunctionRules, programs: Mapping[int, tuple[int, int]]
+) -> bool:
     """Whether a frame lies in its phase's parent, as far as that was seen: the function may be used elsewhere too."""
-    parents = [one.frame for one in taken if rules.phases[one.phase].id == rules.phases[phase].parent and one.phase]
-    return not parents or any(parent.start_ns <= frame.start_ns < parent.end_ns for parent in parents)
+    parent = rules.parents[phase]
+    if not parent:
+        return True
+    around = [(one.frame.start_ns, one.frame.end_ns) for one in taken if one.phase == parent]
+    if not around and parent in programs:
+        around = [programs[parent]]
+    return not around or any(start <= frame.start_ns < end for start, end in around)
 
 
 def _choose(
@@ -140,15 +158,9 @@ def _choose(
     ahead = [p for p in allowed if p >= current or rules.phases[p].several or rules.contains(p, current) or p == 0]
     for phase in ahead:
         others = {one.frame.function for one in taken if one.phase == phase}
-        if not _is_nameless(frame.function) or others <= {frame.function}:
+        if not is_nameless(frame.function) or others <= {frame.function}:
             return phase
     return allowed[-1] if allowed and not ahead else None
-
-
-def _is_nameless(function: str) -> bool:
-    """Whether a closure carries only its outer function's name and a number: `createSpec.func3`."""
-    outer, dot, last = function.rpartition(".func")
-    return bool(dot) and last.isdigit() and outer.endswith("createSpec")
 
 
 def _depart(found: Pieces, rules: FunctionRules, phase: int) -> None:
@@ -176,23 +188,24 @@ def _bounded(frames: Sequence[Frame], rules: FunctionRules, bounds: tuple[int, i
                 yield number, max(begun), min(start for start in starts if start >= max(begun))
 
 
-def _join(found: Pieces) -> None:
-    """Join neighbouring pieces of a phase unless another phase lies between them."""
-    every = sorted((start, end, phase) for phase, pieces in found.by_phase.items() for start, end in pieces)
+def _join(found: Pieces, rules: FunctionRules) -> None:
+    """Join neighbouring pieces of a phase unless another phase has some of the time between them."""
+    every = [(start, end, phase) for phase, pieces in found.by_phase.items() for start, end in pieces]
     for phase, pieces in found.by_phase.items():
+        # A phase above or below it takes nothing away.
+        others = [
+            (start, end)
+            for start, end, other in every
+            if other != phase and not rules.contains(other, phase) and not rules.contains(phase, other)
+        ]
         joined: list[tuple[int, int]] = []
         for start, end in sorted(pieces):
-            if joined and not _between(every, phase, joined[-1][1], start):
+            if joined and (start <= joined[-1][1] or not _any_between(others, joined[-1][1], start)):
                 joined[-1] = (joined[-1][0], max(joined[-1][1], end))
             else:
                 joined.append((start, end))
         found.by_phase[phase] = joined
 
 
-def _between(every: Sequence[tuple[int, int, int]], phase: int, end_ns: int, start_ns: int) -> bool:
-    return any(other != phase and end_ns <= start and end <= start_ns for start, end, other in every)
-
-
-def union(pieces: Mapping[int, list[tuple[int, int]]], phase: int) -> int:
-    """How long a phase's pieces are together, in nanoseconds."""
-    return sum(end - start for start, end in pieces.get(phase, ()))
+def _any_between(intervals: Sequence[tuple[int, int]], start_ns: int, end_ns: int) -> bool:
+    return any(start < end_ns and start_ns < end for start, end in intervals)

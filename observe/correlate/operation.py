@@ -23,6 +23,8 @@ class Operation:
     tid: int
     #: Container as the user named it: name or id of a start, name of a create ("" if dockerd invents one).
     reference: str
+    #: Goroutine that runs the request's handler, where only the handler's function tells (Go < 1.17); 0: not known.
+    handler: int = 0
     container_id: str | None = None
     layer: str | None = None
     end_ns: int | None = None

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from observe.correlate.functions import is_nameless
 from observe.correlate.rows import Row
 from observe.correlate.rules import ProgramRule, Rules
 from observe.model import Departure, DepartureKind, Kind, Mark
@@ -129,8 +130,12 @@ def _walk_in_order(
 
 
 def missing(rules: Rules, found: Walk, functions: Iterable[str] = ()) -> list[Departure]:
-    """Phases that always occur and were not seen, though there is evidence to see, or a function that was probed."""
-    probed = {number for function in functions for number in rules.functions.phases_of(function)}
+    """Phases that always occur and were not seen, though there is evidence to see, or a function that was probed.
+
+    A function without a name of its own proves nothing: it may be another phase's.
+    """
+    named = [function for function in functions if not is_nameless(function)]
+    probed = {number for function in named for number in rules.functions.phases_of(function)}
     return [
         Departure(DepartureKind.MISSING, phase.id, f"{phase.id} was not seen")
         for number, phase in enumerate(rules.phases)
