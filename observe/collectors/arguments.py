@@ -56,7 +56,9 @@ def complete_arguments(batch: EventBatch, *, with_values: bool, proc: Path = _PR
 def redact(arguments: str, *, entrypoint: bool) -> str:
     """Arguments joined by NUL without what may be secret."""
     words = arguments.split("\0")
-    if not entrypoint and (_ENGINE_PROGRAM.fullmatch(basename(words[0])) or len(_RUNTIME_WORDS & set(words)) > 1):
+    is_engine = _ENGINE_PROGRAM.fullmatch(basename(words[0]))
+    is_runtime = "--bundle" in words or len(_RUNTIME_WORDS & set(words)) > 1
+    if not entrypoint and (is_engine or is_runtime):
         return arguments
     return "\0".join([words[0], *(word if _ID.fullmatch(word) else REDACTED for word in words[1:])])
 

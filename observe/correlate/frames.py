@@ -2,8 +2,7 @@
 """Entries and returns of Go functions become frames.
 
 A frame is known by its process, its goroutine and its depth on the goroutine's stack: none of them changes when Go
-moves a goroutine to another thread or copies its stack. Where the stack ABI (Go < 1.17) hides the goroutine at a
-return, the stack pointer takes its place.
+moves a goroutine to another thread or copies its stack. (What Go < 1.17 hides at a return, `stack_abi` has put back.)
 """
 
 from __future__ import annotations
@@ -72,15 +71,15 @@ class FrameMatcher:
         self._stacks.setdefault(key, []).append(row)
 
     def _return(self, row: Row) -> Iterator[Frame]:
-        for key in [(row.pid, row.goroutine)] if row.goroutine else [k for k in self._stacks if k[0] == row.pid]:
-            stack = self._stacks.get(key, ())
-            for index in range(len(stack) - 1, -1, -1):
-                if (stack[index].flags, stack[index].ret) == (row.flags, row.ret):
-                    yield from self._unwind(key, index + 1, row.time_ns)
-                    yield self._frame(self._stacks[key].pop(), row.time_ns, complete=True)
-                    if not self._stacks[key]:
-                        del self._stacks[key]
-                    return
+        key = (row.pid, row.goroutine)
+        stack = self._stacks.get(key, ())
+        for index in range(len(stack) - 1, -1, -1):
+            if (stack[index].flags, stack[index].ret) == (row.flags, row.ret):
+                yield from self._unwind(key, index + 1, row.time_ns)
+                yield self._frame(self._stacks[key].pop(), row.time_ns, complete=True)
+                if not self._stacks[key]:
+                    del self._stacks[key]
+                return
         self.unmatched_returns += 1
 
     def _unwind(self, key: tuple[int, int], keep: int, time_ns: int) -> Iterator[Frame]:

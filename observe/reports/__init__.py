@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Protocol
 
-from observe.reports import json_, text
+from observe.reports import csv_, json_, markdown, text
 from observe.reports.report import Report, join, without_details
 from observe.reports.terminal import Page
 
@@ -20,6 +20,8 @@ class Renderer(Protocol):
 
 
 #: Name of a format → what writes it.
-RENDERERS: Mapping[str, Renderer] = MappingProxyType({"text": text.render, "json": json_.render})
+RENDERERS: Mapping[str, Renderer] = MappingProxyType(
+    {"text": text.render, "json": json_.render, "csv": csv_.render, "markdown": markdown.render}
+)
 
 __all__ = ["RENDERERS", "Page", "Renderer", "Report", "join", "without_details"]

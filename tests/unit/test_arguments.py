@@ -87,7 +87,7 @@ ENGINE = [
     words("containerd-shim-runc-v2", "-namespace", "moby", "-id", ID, "start"),
     words("/usr/bin/containerd-shim", "-x"),
     words("runc", "--root", "/run", "create", ID),
-    words("/proc/self/exe", "--log-format", "json", "init"),
+    words("/proc/self/exe", "--root", "/run/x", "--log-format", "json", "init"),
     words("/opt/my-runtime", "create", "--bundle", "/run/x", ID),
     words("libnetwork-setkey", "-exec-root=/run", ID),
     words("docker-proxy", "-proto", "tcp"),
@@ -102,6 +102,7 @@ FOREIGN = [
     words("/runc/x", "hunter2"),
     words("mount.cifs", "-o", "hunter2"),
     words("docker", "login", "-p", "hunter2"),
+    words("hook", "--log-format", "json", "--password=hunter2"),
 ]
 
 
