@@ -175,6 +175,18 @@ def identity(n: int, at_ns: int, name: str = "", **changes: str) -> Note:
     return Note(NoteKind.CONTAINER, at_ns, values)
 
 
+def probed(*names: str) -> list[Note]:
+    """Notes of probed functions; their numbers count from 1."""
+    return [Note(NoteKind.FUNCTION, 0, {"number": n, "name": name}) for n, name in enumerate(names, 1)]
+
+
+def call(number: int, start_ns: int, end_ns: int, *, depth: int, g: int, pid: int = DOCKERD) -> list[Event]:
+    """Entry and return of a function whose frame lies so many bytes deep."""
+    columns = {"goroutine": g, "ret": depth, "flags": number, "pid": pid, "tid": pid}
+    entry = Event(start_ns, Kind.FUNCTION_ENTRY, **columns)  # type: ignore[arg-type]
+    return [entry, replace(entry, time_ns=end_ns, kind=Kind.FUNCTION_RETURN)]
+
+
 def daemons() -> list[Item]:
     """What a recording begins with."""
     roles = ((DOCKERD, "dockerd"), (CONTAINERD, "containerd"))

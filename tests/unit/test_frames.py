@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -19,7 +20,7 @@ P, G = 10, 0xC000000001
 END_NS = 1_000
 
 
-def row(kind: Kind, at_ns: int, number: int = 0, depth: int = 0, g: int = G, pid: int = P, tid: int = P) -> Row:
+def row(kind: Kind, at_ns: int, number: int = 0, depth: int = 0, *, g: int = G, pid: int = P, tid: int = P) -> Row:
     event = Event(at_ns, kind, goroutine=g, ret=depth, flags=number, pid=pid, tid=tid)
     return next(rows_of(EventBatch.of([event])))
 
@@ -52,6 +53,22 @@ def test_calls_inside_calls_are_a_tree_and_come_by_their_start():
     assert second.encloses(innermost)
     assert not first.encloses(innermost)
     assert not any(f.encloses(outer) or f.encloses(f) for f in frames)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"pid": 11}, {"goroutine": 8}, {"start_ns": 0}, {"end_ns": 10}, {"depth_bytes": 64}]
+)
+def test_a_frame_encloses_what_is_deeper_on_its_own_stack_while_it_runs(changes):
+    outer, inner = Frame("outer", P, G, 64, 1, 9), Frame("inner", P, G, 128, 1, 9)
+    assert outer.encloses(inner)
+    assert not outer.encloses(replace(inner, **changes))
+
+
+def test_another_function_as_deep_is_another_frame():
+    assert found(enter(1, OUTER, 64), enter(3, INNER, 64), leave(9, INNER, 64)) == [
+        ("outer", 1, 3, False),
+        ("inner", 3, 9, True),
+    ]
 
 
 def test_a_function_whose_beginning_ran_twice_was_entered_once():
@@ -159,20 +176,18 @@ def test_names_may_come_later_and_a_function_without_one_has_its_number():
 def programs(draw):
     """Rows of goroutines that call and return as they like, in turn; and the frames that this is."""
     stacks: dict[int, list[tuple[int, int, int]]] = {7: [], 8: []}
-    rows, frames, at_ns = [], [], 0
-    for g, number, frame_bytes in draw(
-        st.lists(st.tuples(st.sampled_from([7, 8]), st.sampled_from([0, *NAMES]), st.integers(8, 64)), max_size=40)
-    ):
+    rows, frames = [], []
+    steps = st.tuples(st.sampled_from([7, 8]), st.sampled_from([0, *NAMES]), st.integers(8, 64))
+    for at_ns, (g, number, frame_bytes) in enumerate(draw(st.lists(steps, max_size=40))):
         stack = stacks[g]
-        at_ns += 1
         if number:
             depth = frame_bytes + (stack[-1][1] if stack else 0)
             stack.append((number, depth, at_ns))
             rows.append(enter(at_ns, number, depth, g=g))
         elif stack:
-            number, depth, start_ns = stack.pop()
-            rows.append(leave(at_ns, number, depth, g=g))
-            frames.append((NAMES[number], g, depth, start_ns, at_ns, True))
+            returns, depth, start_ns = stack.pop()
+            rows.append(leave(at_ns, returns, depth, g=g))
+            frames.append((NAMES[returns], g, depth, start_ns, at_ns, True))
     frames += [(NAMES[n], g, depth, start, END_NS, False) for g, s in stacks.items() for n, depth, start in s]
     return rows, frames
 
