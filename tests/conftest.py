@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import tempfile
 from collections.abc import Generator, Iterator
 from functools import cache
 from pathlib import Path
@@ -22,8 +23,12 @@ TESTS = Path(__file__).parent
 GONE_SECONDS = 10
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     adopt_orphans()
+    # What observe keeps for the next time goes with the tests.
+    cache = tempfile.TemporaryDirectory(prefix="observe-test-cache-")
+    config.add_cleanup(cache.cleanup)
+    os.environ["OBSERVE_CACHE"] = cache.name
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
