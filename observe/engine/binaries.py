@@ -6,7 +6,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from observe.engine.find import Engine
-from observe.engine.peer import root_of
 
 _PROC = Path("/proc")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -24,18 +23,13 @@ def binaries(engine: Engine, proc: Path = _PROC) -> dict[str, Path]:
     if engine.containerd_pid is not None:
         daemon = engine.containerd_pid
         found["containerd"] = proc / str(daemon) / "exe"
-    folders = _search_path(daemon, proc)
+    root = proc / str(daemon) / "root"
+    folders = [root / folder.lstrip("/") for folder in _search_path(daemon, proc)]
     for program in _PROGRAMS:
-        file = next(
-            (root_of(daemon, f"{folder}/{program}") for folder in folders if _is_file(daemon, folder, program)), None
-        )
+        file = next((folder / program for folder in folders if (folder / program).is_file()), None)
         if file is not None:
             found[program] = file
     return found
-
-
-def _is_file(daemon: int, folder: str, program: str) -> bool:
-    return root_of(daemon, f"{folder}/{program}").is_file()
 
 
 def _search_path(pid: int, proc: Path) -> list[str]:

@@ -143,7 +143,16 @@ def parse(text: str, source: str) -> tuple[Phase, ...]:
         seen[phase.id] = phase
     if not seen:
         raise ObserveError(f"{source}: no [[phase]] in it")
+    for phase in seen.values():
+        unknown = set(phase.within) - set(seen)
+        if unknown:
+            raise ObserveError(f"{source}: {phase.id}: within names no phase of this file: {min(unknown)}")
     return tuple(seen.values())
+
+
+def is_list_of_names(value: object) -> bool:
+    """Whether a value of a data file is a list of strings, none of them empty."""
+    return isinstance(value, list) and all(isinstance(name, str) and name for name in value)
 
 
 def _check_place(phase: Phase, seen: Mapping[str, Phase], source: str) -> None:
@@ -171,8 +180,10 @@ def _phase(entry: Mapping[str, Any], source: str) -> Phase:
     if entry.get("occurs", "always") not in _OCCURS:
         raise ObserveError(f"{source}: {name}: occurs must be one of {', '.join(_OCCURS)}")
     for key in ("functions", "to_entry", "from_return", "within"):
-        if not all(isinstance(function, str) and function for function in entry.get(key, [])):
+        if not is_list_of_names(entry.get(key, [])):
             raise ObserveError(f"{source}: {name}: {key} must be a list of names")
+    if not isinstance(entry.get("several", False), bool):
+        raise ObserveError(f"{source}: {name}: several must be true or false")
     return Phase(
         id=name,
         parent=entry.get("parent"),
@@ -181,7 +192,7 @@ def _phase(entry: Mapping[str, Any], source: str) -> Phase:
         functions=tuple(entry.get("functions", [])),
         evidence=tuple(_evidence(rule, f"{source}: {name}") for rule in entry.get("evidence", [])),
         occurs=entry.get("occurs", "always"),
-        several=bool(entry.get("several", False)),
+        several=entry.get("several", False),
         to_entry=tuple(entry.get("to_entry", [])),
         from_return=tuple(entry.get("from_return", [])),
         within=tuple(entry.get("within", [])),
