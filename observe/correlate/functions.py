@@ -49,12 +49,7 @@ class FunctionRules:
 
     def may_run_inside(self, phase: int, outer: int) -> bool:
         """Whether a phase's function, called inside another phase's function, is a phase of its own."""
-        return (
-            outer == 0
-            or phase == 0
-            or self.contains(outer, phase)
-            or self.phases[outer].id in self.phases[phase].within
-        )
+        return self.contains(outer, phase) or self.phases[outer].id in self.phases[phase].within
 
 
 def matches(function: str, patterns: Sequence[str]) -> bool:
@@ -97,12 +92,10 @@ def pieces_of(
     taken: list[_Taken] = []
     current = 0
     for frame in frames:
-        candidates = rules.phases_of(frame.function)
+        candidates = [phase for phase in rules.phases_of(frame.function) if phase]
         if not candidates:
             continue
         outer = _phase_around(frame, taken)
-        if outer in candidates and outer:
-            continue  # a part of its own phase
         allowed = [
             phase
             for phase in candidates
@@ -111,17 +104,15 @@ def pieces_of(
             and (failed or rules.phases[phase].occurs != "on_failure")
             and (rules.phases[phase].runs_elsewhere or not elsewhere(frame))
         ]
-        phase = _choose(frame, allowed, current, taken, rules)
+        phase = _choose(frame, allowed, current, taken)
         if phase is None:
             continue
-        several = rules.phases[phase].several
-        if phase and not several and phase < current and not rules.contains(phase, current):
-            _depart(found, rules, phase)
-        elif not several:
+        if not rules.phases[phase].several:
+            if phase < current and not rules.contains(phase, current):
+                _depart(found, rules, phase)
             current = max(current, phase)
         taken.append(_Taken(frame, phase))
-        if phase:
-            found.add(phase, *_clip(frame.start_ns, frame.end_ns, bounds))
+        found.add(phase, *_clip(frame.start_ns, frame.end_ns, bounds))
     for phase, start_ns, end_ns in _bounded(frames, rules, bounds):
         found.add(phase, *_clip(start_ns, end_ns, bounds))
     _join(found, rules)
@@ -152,15 +143,13 @@ def _is_in_parent(
     return not around or any(start <= frame.start_ns < end for start, end in around)
 
 
-def _choose(
-    frame: Frame, allowed: Sequence[int], current: int, taken: Sequence[_Taken], rules: FunctionRules
-) -> int | None:
-    ahead = [p for p in allowed if p >= current or rules.phases[p].several or rules.contains(p, current) or p == 0]
-    for phase in ahead:
-        others = {one.frame.function for one in taken if one.phase == phase}
-        if not is_nameless(frame.function) or others <= {frame.function}:
-            return phase
-    return allowed[-1] if allowed and not ahead else None
+def _choose(frame: Frame, allowed: Sequence[int], current: int, taken: Sequence[_Taken]) -> int | None:
+    """The first phase from the current one on; if there is none, the last one before."""
+    ahead = [phase for phase in allowed if phase >= current]
+    if is_nameless(frame.function):
+        others = {one.phase for one in taken if one.frame.function != frame.function}
+        return next((phase for phase in ahead if phase not in others), None)
+    return next(iter([*ahead, *allowed[-1:]]), None)
 
 
 def _depart(found: Pieces, rules: FunctionRules, phase: int) -> None:

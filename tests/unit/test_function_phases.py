@@ -127,8 +127,25 @@ def test_a_phase_in_several_places_has_pieces_and_is_no_departure():
 
 def test_a_phase_in_several_places_does_not_move_the_order_on():
     """The last look at the image does not make what comes after it late."""
-    frames = [frame(GET_IMAGE, 40, 45), frame(method("verifyContainerSettings"), 50, 60)]
-    assert pieces("create", *frames).departures == []
+    config, verify = frame(method("mergeAndVerifyConfig"), 70, 75), frame(method("verifyContainerSettings"), 50, 60)
+    assert pieces("create", frame(GET_IMAGE, 40, 45), verify, config, frame(GET_IMAGE, 80, 85)).departures == []
+
+
+def test_a_function_is_part_of_the_innermost_phase_around_it():
+    found = of(
+        "start",
+        frame(method("createSpec"), 1, 50, 64),
+        frame(f"{DAEMON}WithMounts.func1", 10, 40, 128),
+        frame(f"{DAEMON}WithApparmor.func1", 20, 30, 192),
+    )
+    assert found == {"start.spec": [(1, 50)], "start.spec.mounts": [(10, 40)]}
+
+
+def test_a_closure_without_a_name_after_the_last_option_is_nothing():
+    found = of(
+        "start", *spec(CLOSURES[0]), frame(method("getLibcontainerdCreateOptions"), 50, 55), frame(CLOSURES[1], 60, 65)
+    )
+    assert set(found) == {"start.spec", "start.spec.sysctls", "start.runtime_options"}
 
 
 def test_hooks_of_runc_start_are_no_hook_of_runc_create():
@@ -140,6 +157,7 @@ def test_hooks_of_runc_start_are_no_hook_of_runc_create():
         frame(HOOKS, 20, 40, 128, **runc),
         frame(f"{RUNC}Start", 70, 90, **shim),
         frame(HOOKS, 75, 76, **starter),
+        frame(HOOKS, 60, 61, **starter),
     ]
     own = "start.containerd_start"
     expected = {
@@ -301,6 +319,12 @@ def test_of_several_returns_the_last_one_before_counts():
     assert of("create", *frames) == {"create.rw_layer": [(10, 28)], "create.root": [(28, 40)]}
 
 
+def test_what_the_phases_function_did_before_the_return_is_not_its_beginning():
+    save = method("setHostConfig")
+    found = pieces("create", frame(save, 5, 8), frame(CREATE_LAYER, 10, 20), frame(save, 30, 40))
+    assert by_id("create", found)["create.root"] == [(5, 8), (20, 40)]
+
+
 def test_pieces_stay_inside_the_operation():
     frames = [frame(method("Mount"), 5, 30), frame(f"{CLIENT}Start", 80, 2_000), frame(CHECKPOINT, 3_000, 4_000)]
     found = of("start", *frames, bounds=(10, 90))
@@ -337,6 +361,9 @@ def test_a_phase_above_or_below_takes_nothing_away():
     hooks = [frame(HOOKS, 20, 30, pid=20), frame(HOOKS, 80, 85, pid=20)]
     found = of("start", outer, *hooks)
     assert found["start.containerd_start.runc_create.network_hook"] == [(20, 85)]
+    task = "github.com/docker/docker/libcontainerd/remote."
+    parts = [frame(f"{task}(*container).NewTask", 5, 8), frame(f"{task}(*task).Start", 92, 95)]
+    assert of("start", *parts, outer)["start.containerd_start"] == [(5, 95)]
 
 
 # --- beside kernel evidence -------------------------------------------------------------------------------------------
