@@ -9,7 +9,7 @@ from pathlib import Path
 
 from observe.errors import DataLostError, ObserveError
 from observe.phases import load
-from observe.reports import RENDERERS, Page, Report, join, without_details
+from observe.reports import PICTURES, RENDERERS, Page, Report, join, without_details
 from observe.reports.assemble import assemble
 
 NAME = "report"
@@ -19,7 +19,7 @@ HELP = "show where the time went: one run's timeline, or percentiles of many"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("files", metavar="FILE", nargs="+", type=Path, help="a recording")
-    parser.add_argument("-f", "--format", choices=list(RENDERERS), default="text", help="default: text")
+    parser.add_argument("-f", "--format", choices=[*RENDERERS, *PICTURES], default="text", help="default: text")
     parser.add_argument("-o", "--output", metavar="OUT", type=Path, help="write there instead of standard output")
     parser.add_argument(
         "--configuration", action="store_true", help="json: with each container's configuration, as inspect gave it"
@@ -32,14 +32,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Read, render, write. Raises RecordingError for an unreadable file, DataLostError for --strict."""
+    """Read, render, write.
+
+    Raises RecordingError for an unreadable file, DataLostError for --strict, ObserveError if it cannot be written.
+    """
+    if args.format == "png" and args.output is None and sys.stdout.isatty():
+        raise ObserveError("png is no text for a terminal; name a file with -o, or send the output to one")
     report = _read(args.files, keep_events=args.events)
     report = without_details(report, configuration=args.configuration, functions=args.functions)
-    render = RENDERERS[args.format]
-    if args.output is None:
-        sys.stdout.write(render(report, Page.of(sys.stdout)))
-    else:
-        _write(args.output, render(report, Page()))
+    _write(args.output, _rendered(report, args.format, Page.of(sys.stdout) if args.output is None else Page()))
     if args.strict and report.loss.data_was_lost:
         raise DataLostError(
             "data was lost while recording, the report is incomplete (its loss line says what is missing)"
@@ -59,8 +60,21 @@ def _read(files: list[Path], *, keep_events: bool) -> Report:
     return join(reports)
 
 
-def _write(path: Path, text: str) -> None:
+def _rendered(report: Report, form: str, page: Page) -> str | bytes:
+    return PICTURES[form](report) if form in PICTURES else RENDERERS[form](report, page)
+
+
+def _write(path: Path | None, content: str | bytes) -> None:
+    """Text to standard output goes through its encoding; everything else is bytes, text in UTF-8."""
+    if path is None and isinstance(content, str):
+        sys.stdout.write(content)
+        return
+    data = content.encode() if isinstance(content, str) else content
+    if path is None:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        return
     try:
-        path.write_text(text, encoding="utf-8")
+        path.write_bytes(data)
     except OSError as error:
         raise ObserveError(f"{path}: cannot be written: {error.strerror}; name another file with -o") from error

@@ -19,9 +19,31 @@ class Renderer(Protocol):
         """The report as text that ends with a line end. Pure: the same report and page give the same text."""
 
 
+class Picture(Protocol):
+    """Everything that a picture offers."""
+
+    def __call__(self, report: Report) -> bytes:
+        """The report as a file of its format. Pure: the same report gives the same bytes."""
+
+
+def _png(report: Report) -> bytes:
+    from observe.reports import figure  # noqa: PLC0415 - matplotlib takes half a second
+
+    return figure.png(report)
+
+
+def _svg(report: Report) -> bytes:
+    from observe.reports import figure  # noqa: PLC0415 - see _png
+
+    return figure.svg(report)
+
+
 #: Name of a format → what writes it.
 RENDERERS: Mapping[str, Renderer] = MappingProxyType(
     {"text": text.render, "json": json_.render, "csv": csv_.render, "markdown": markdown.render}
 )
 
-__all__ = ["RENDERERS", "Page", "Renderer", "Report", "join", "without_details"]
+#: Name of a format that is a picture → what draws it.
+PICTURES: Mapping[str, Picture] = MappingProxyType({"png": _png, "svg": _svg})
+
+__all__ = ["PICTURES", "RENDERERS", "Page", "Picture", "Renderer", "Report", "join", "without_details"]

@@ -44,7 +44,7 @@ PHASE_COLUMNS = (
 )
 
 _run_cells = attrgetter(*RUN_COLUMNS)
-_phase_cells = attrgetter("id", *PHASE_COLUMNS[1:])
+_phase_cells = attrgetter(*({"phase": "id", "evidence": "evidence.value"}.get(name, name) for name in PHASE_COLUMNS))
 
 
 def run_cells(run: Run) -> tuple[Cell, ...]:

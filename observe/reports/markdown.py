@@ -25,7 +25,7 @@ def render(report: Report, page: Page) -> str:
     """The whole report, with a line end; of the page only its letters matter."""
     blocks = ["# Where the time went", page.dot.join(_code(fact, page) for fact in words.origin(report))]
     if not report.runs:
-        blocks.extend([words.NO_RUN, words.NO_RUN_HINT.replace("observe record", "`observe record") + "`"])
+        blocks.extend([words.NO_RUN, f"{words.NO_RUN_HINT} `{words.NO_RUN_COMMAND}`"])
     elif len(report.runs) <= FEW_RUNS:
         for run in report.runs:
             blocks.extend(_timeline(timeline(run), page))

@@ -11,8 +11,9 @@ from observe.phases import load
 from observe.reports.report import Report
 from observe.reports.rows import NotSeen, TimelineRow
 
-NO_RUN = "No docker create and no docker start in it."
-NO_RUN_HINT = "Let one happen while it records: observe record -o FILE -- docker run --rm IMAGE"
+NO_RUN = "No docker create and no docker start was recorded."
+NO_RUN_HINT = "Let one happen while it records:"
+NO_RUN_COMMAND = "observe record -o FILE -- docker run --rm IMAGE"
 
 
 def origin(report: Report) -> Iterator[str]:
