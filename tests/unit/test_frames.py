@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import combinations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from observe.correlate.frames import Frame, FrameMatcher, frames_of
@@ -192,6 +192,7 @@ def programs(draw):
     return rows, frames
 
 
+@settings(deadline=None)
 @given(programs())
 def test_the_frames_of_any_program_are_its_calls(program):
     rows, expected = program
@@ -201,6 +202,7 @@ def test_the_frames_of_any_program_are_its_calls(program):
     )
 
 
+@settings(deadline=None)
 @given(programs(), st.data())
 def test_whatever_is_lost_the_frames_of_a_goroutine_stay_a_tree(program, data):
     rows, _ = program
@@ -220,6 +222,7 @@ def test_whatever_is_lost_the_frames_of_a_goroutine_stay_a_tree(program, data):
             assert apart or a.encloses(b) or b.encloses(a)
 
 
+@settings(deadline=None)
 @given(programs())
 def test_nothing_is_kept_of_what_has_returned(program):
     rows, _ = program
