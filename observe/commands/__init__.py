@@ -20,6 +20,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "doctor": "say what this host can do, and what to do about what it cannot",
         "record": "record a live dockerd while a command runs, or until stopped",
         "report": "show where the time went: one run's timeline, or percentiles of many",
+        "compare": "tell which phase became slower, by how much, and whether that could be chance",
         "import": "make a recording of a log that was recorded elsewhere",
         "phases": "list the documented phases",
     }

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`observe compare`: which phase became slower, by how much, and whether that could be chance."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from observe.errors import ObserveError
+from observe.phases import load
+from observe.reports import Page, compare_csv, compare_json, compare_markdown, compare_text, join, without_details
+from observe.reports.assemble import assemble
+from observe.reports.comparison import Arm, Comparison, compare, regressions, undecided
+
+NAME = "compare"
+HELP = "tell which phase became slower, by how much, and whether that could be chance"
+
+FORMATS: Mapping[str, Callable[[Comparison, Page], str]] = MappingProxyType(
+    {
+        "text": compare_text.render,
+        "json": compare_json.render,
+        "markdown": compare_markdown.render,
+        "csv": compare_csv.render,
+    }
+)
+
+#: Of the recordings in a directory.
+_PATTERN = "*.observe"
+
+
+class RegressionError(ObserveError):
+    """Something became slower than `--fail-above` allows. Exit code 5."""
+
+    exit_code = 5
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    for name, what in (("base", "what it was"), ("new", "what it is now")):
+        text = f"{what}: a recording, or a directory with recordings ({_PATTERN})"
+        parser.add_argument(name, metavar=name.upper(), type=Path, help=text)
+    parser.add_argument("-f", "--format", choices=list(FORMATS), default="text", help="default: text")
+    parser.add_argument("-o", "--output", metavar="OUT", type=Path, help="write there instead of standard output")
+    parser.add_argument(
+        "--fail-above",
+        metavar="PCT",
+        type=_percent,
+        help="exit with 5 if the median of an operation, or of a phase that is more than 1%% of it, grew by more "
+        "than PCT percent, significantly; with 1 if there are not enough runs to know",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read, compare, render, write. Raises RecordingError, and what `--fail-above` asks for."""
+    comparison = compare(_arm(args.base), _arm(args.new))
+    render = FORMATS[args.format]
+    if args.output is None:
+        sys.stdout.write(render(comparison, Page.of(sys.stdout)))
+    else:
+        _write(args.output, render(comparison, Page()))
+    if args.fail_above is not None:
+        _judge(comparison, args.fail_above)
+    return 0
+
+
+def _judge(comparison: Comparison, above_percent: float) -> None:
+    """Raise what became too slow; or, if nothing did, that it cannot be known."""
+    page = Page(unicode=False)
+    slower = [
+        f"{row.id if row.id.startswith(operation) else f'{operation} ({row.id})'}: the median grew by {row.growth or 0:.1%}, "
+        f"from {page.duration(row.base_median_ns or 0)} to {page.duration(row.new_median_ns or 0)}; "
+        f"--fail-above allows {above_percent:g}%"
+        for operation, row in regressions(comparison, above_percent)
+    ]
+    if slower:
+        raise RegressionError(*slower)
+    open_questions = undecided(comparison)
+    if open_questions or not comparison.operations:
+        counts = [f"{one.operation} {one.base.compared} and {one.new.compared}" for one in open_questions]
+        raise ObserveError(
+            f"not enough runs for --fail-above ({'; '.join(counts) or 'none at all'}): record at least "
+            f"{comparison.needed_runs} runs that go well for BASE and for NEW"
+        )
+
+
+def _arm(place: Path) -> Arm:
+    """All recordings of one arm; what is damaged is also said on standard error."""
+    catalogue = load()
+    reports = []
+    for path in _recordings(place):
+        report, damage = assemble(path, catalogue)
+        reports.append(without_details(report, configuration=False, functions=False))
+        for warning in damage:
+            print(f"observe: warning: {Page().safe(warning)}", file=sys.stderr)
+    return Arm(str(place), join(reports))
+
+
+def _recordings(place: Path) -> list[Path]:
+    if not place.is_dir():
+        return [place]
+    found = sorted(place.glob(_PATTERN))
+    if not found:
+        raise ObserveError(f"{place}: no recording ({_PATTERN}) in it; name a recording, or another directory")
+    return found
+
+
+def _percent(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no percentage: 0 or more")
+    return value
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ObserveError(f"{path}: cannot be written: {error.strerror}; name another file with -o") from error

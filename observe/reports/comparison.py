@@ -1,0 +1,379 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rows of a comparison of two sets of runs, apart from how they are written.
+
+Only runs that went well are compared, phase by phase, by the medians of those in which the phase was seen.
+A phase's *contribution* is the difference of the medians of its own time (in which no deeper phase was active; 0 in
+a run without it): own times sum to the operation, so a phase is not ranked for what happened below it.
+Durations are nanoseconds, differences are NEW minus BASE, growth is a share of BASE.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+from observe.model import FLOOR_NS, DepartureKind, Evidence, Run
+from observe.reports.inference import ALPHA, Sample, difference_interval, holm, rank_test, smallest_runs
+from observe.reports.report import Report
+from observe.reports.rows import UNATTRIBUTED, summarise
+
+#: A phase fails a comparison only if its NEW median is a larger part of the operation's.
+MATTERS = 0.01
+
+
+class Verdict(StrEnum):
+    """What can be said about a row."""
+
+    SLOWER = "slower"
+    FASTER = "faster"
+    NO_DIFFERENCE = "no_difference"  # none that chance could not make
+    NOT_ENOUGH_RUNS = "not_enough_runs"
+    APPEARED = "appeared"  # seen in no run of BASE
+    DISAPPEARED = "disappeared"  # seen in no run of NEW
+    OTHER_EVIDENCE = "other_evidence"  # functions bound it in one arm, kernel evidence in the other
+    AT_FLOOR = "at_floor"  # as long as the probes that bound it take
+
+    @property
+    def significant(self) -> bool:
+        """Whether a difference was found."""
+        return self in (Verdict.SLOWER, Verdict.FASTER)
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One side of a comparison: where it was read from, and what."""
+
+    name: str
+    report: Report
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The runs of one operation in one arm: how many are compared, and how many ended in which way."""
+
+    compared: int
+    outcomes: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The operation, one of its phases, or what is unattributed. What is not known is None."""
+
+    id: str
+    base_n: int
+    new_n: int
+    base_median_ns: float | None
+    new_median_ns: float | None
+    difference_ns: float | None
+    #: Bootstrap interval of the difference.
+    interval_ns: tuple[float, float] | None
+    growth: float | None
+    #: Of the operation: its difference.
+    contribution_ns: float
+    #: P-value, corrected for the number of tests in the whole comparison.
+    p: float | None
+    verdict: Verdict
+
+    @property
+    def name(self) -> str:
+        """The last word of the id."""
+        return self.id.rpartition(".")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class DepartureChange:
+    """A departure from the documented order that only one arm has, and in how many compared runs."""
+
+    kind: DepartureKind
+    phase: str
+    text: str
+    base_runs: int
+    new_runs: int
+
+
+@dataclass(frozen=True, slots=True)
+class OperationComparison:
+    """One operation: its own row first, then the others, the largest contribution first."""
+
+    operation: str
+    base: Group
+    new: Group
+    rows: tuple[Row, ...]
+    departures: tuple[DepartureChange, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Something beside the times that differs: of host, engine, or the mix of runs."""
+
+    what: str
+    base: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Everything about two arms."""
+
+    base: Arm
+    new: Arm
+    differences: tuple[Difference, ...]
+    operations: tuple[OperationComparison, ...]
+    #: How many rows were tested, and how many runs an arm needs for that.
+    tests: int
+    needed_runs: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Times:
+    """One phase in the compared runs of one arm."""
+
+    durations_ns: Sample  # of the runs in which it was seen
+    own_ns: Sample  # of all runs
+    evidence: Evidence | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """One row before anything is known about it."""
+
+    operation: str
+    id: str
+    base: _Times
+    new: _Times
+
+    @property
+    def n(self) -> int:
+        """Runs of the smaller arm."""
+        return min(len(self.base.durations_ns), len(self.new.durations_ns))
+
+    @property
+    def same_evidence(self) -> bool:
+        return self.base.evidence is self.new.evidence
+
+    @property
+    def at_floor(self) -> bool:
+        """Whether functions bound it, and in neither arm it is longer than their probes take."""
+        medians_ns = (_median(self.base.durations_ns), _median(self.new.durations_ns))
+        return self.new.evidence is Evidence.FUNCTION and all((median_ns or 0) < FLOOR_NS for median_ns in medians_ns)
+
+    @property
+    def comparable(self) -> bool:
+        """Whether there is something to test, if only the runs are enough."""
+        return self.n > 0 and self.same_evidence and not self.at_floor
+
+
+def compare(base: Arm, new: Arm) -> Comparison:
+    """What changed from one arm to the other. Pure; the same arms give the same numbers."""
+    operations = dict.fromkeys(run.operation for arm in (base, new) for run in arm.report.runs)
+    runs = {name: (_compared(base, name), _compared(new, name)) for name in operations}
+    pairs = {name: tuple(_pairs(name, *arms)) for name, arms in runs.items()}
+    candidates = [pair for members in pairs.values() for pair in members if pair.comparable]
+    # All operations are one family: who asks whether anything changed asks once.
+    needed = smallest_runs(len(candidates))
+    tested = [pair for pair in candidates if pair.n >= needed]
+    p_values = holm([rank_test(pair.base.durations_ns, pair.new.durations_ns) for pair in tested])
+    p = {(pair.operation, pair.id): value for pair, value in zip(tested, p_values, strict=True)}
+    return Comparison(
+        base=base,
+        new=new,
+        differences=tuple(_differences(base, new)),
+        operations=tuple(
+            OperationComparison(
+                operation=name,
+                base=_group(base, name),
+                new=_group(new, name),
+                rows=_ranked(
+                    [_row(pair, p.get((name, pair.id)), _runs_suffice(runs[name], needed)) for pair in members]
+                ),
+                departures=tuple(_departures(*runs[name])),
+            )
+            for name, members in pairs.items()
+        ),
+        tests=len(tested),
+        needed_runs=needed,
+    )
+
+
+def regressions(comparison: Comparison, above_percent: float) -> tuple[tuple[str, Row], ...]:
+    """(operation, row) of what is significantly slower, and by more than so many percent of its BASE median.
+
+    An operation always counts; a phase (or what is unattributed) if its NEW median is more than MATTERS of the
+    operation's.
+    """
+    return tuple(
+        (one.operation, row)
+        for one in comparison.operations
+        for row in one.rows
+        if row.verdict is Verdict.SLOWER
+        and (row.growth or 0) * 100 > above_percent
+        and (row.new_median_ns or 0) > MATTERS * (one.rows[0].new_median_ns or 0)
+    )
+
+
+def undecided(comparison: Comparison) -> tuple[OperationComparison, ...]:
+    """Operations about which nothing can be said though BASE has the runs for it; all, if none can be judged."""
+    enough = comparison.needed_runs
+    judged = [one for one in comparison.operations if min(one.base.compared, one.new.compared) >= enough]
+    if not judged:
+        return comparison.operations
+    return tuple(one for one in comparison.operations if one.base.compared >= enough and one not in judged)
+
+
+# The runs --------------------------------------------------------------------------------------------------
+
+
+def _compared(arm: Arm, operation: str) -> tuple[Run, ...]:
+    """Its runs that went well. A run of an imported log has no times to compare."""
+    return tuple(
+        run for run in arm.report.runs if run.operation == operation and run.outcome == "ok" and run.duration_ns > 0
+    )
+
+
+def _group(arm: Arm, operation: str) -> Group:
+    outcomes = Counter(run.outcome for run in arm.report.runs if run.operation == operation)
+    return Group(len(_compared(arm, operation)), dict(outcomes))
+
+
+def _runs_suffice(runs: tuple[Sequence[Run], Sequence[Run]], needed: int) -> bool:
+    return min(map(len, runs)) >= needed
+
+
+def _pairs(operation: str, base: Sequence[Run], new: Sequence[Run]) -> Iterator[_Pair]:
+    """Every row that was seen in either arm, in the documented order; the operation first, unattributed last."""
+    before, after = _times(operation, base), _times(operation, new)
+    order = dict.fromkeys(span.id for run in (*base, *new) for span in run.phases)
+    for phase in dict.fromkeys((operation, *order, UNATTRIBUTED)):
+        if phase == operation or phase in before or phase in after:
+            yield _Pair(operation, phase, before.get(phase, _never(base)), after.get(phase, _never(new)))
+
+
+def _times(operation: str, runs: Sequence[Run]) -> dict[str, _Times]:
+    """Each row of the runs that was seen at least once; a phase that was repeated counts with all of its spans."""
+    durations_ns: defaultdict[str, dict[int, int]] = defaultdict(dict)
+    own_ns: defaultdict[str, Sample] = defaultdict(lambda: np.zeros(len(runs)))
+    evidence: defaultdict[str, Counter[Evidence]] = defaultdict(Counter)
+    for index, run in enumerate(runs):
+        for phase, whole_ns in ((operation, run.duration_ns), (UNATTRIBUTED, run.unattributed_ns)):
+            durations_ns[phase][index] = whole_ns
+            own_ns[phase][index] = whole_ns
+        for span in run.phases:
+            if span.parent is None or span.duration_ns is None:
+                continue
+            durations_ns[span.id][index] = durations_ns[span.id].get(index, 0) + span.duration_ns
+            own_ns[span.id][index] += span.self_ns or 0
+            evidence[span.id][span.evidence] += 1
+    return {
+        phase: _Times(
+            durations_ns=np.array(list(times.values()), dtype=np.float64),
+            own_ns=own_ns[phase],
+            # A run or two with other evidence do not make the arm another one.
+            evidence=evidence[phase].most_common(1)[0][0] if phase in evidence else None,
+        )
+        for phase, times in durations_ns.items()
+    }
+
+
+def _never(runs: Sequence[Run]) -> _Times:
+    return _Times(np.empty(0), np.zeros(len(runs)), None)
+
+
+# The rows --------------------------------------------------------------------------------------------------
+
+
+def _row(pair: _Pair, p: float | None, suffice: bool) -> Row:
+    """`p` is None if it was not tested; `suffice`: whether both arms have enough runs of the operation."""
+    base_ns, new_ns = _median(pair.base.durations_ns), _median(pair.new.durations_ns)
+    difference_ns = None if base_ns is None or new_ns is None else new_ns - base_ns
+    interval_ns = difference_interval(pair.base.durations_ns, pair.new.durations_ns) if p is not None else None
+    return Row(
+        id=pair.id,
+        base_n=len(pair.base.durations_ns),
+        new_n=len(pair.new.durations_ns),
+        base_median_ns=base_ns,
+        new_median_ns=new_ns,
+        difference_ns=difference_ns,
+        interval_ns=interval_ns,
+        growth=difference_ns / base_ns if difference_ns is not None and base_ns else None,
+        contribution_ns=(_median(pair.new.own_ns) or 0.0) - (_median(pair.base.own_ns) or 0.0),
+        p=p,
+        verdict=_untested(pair, suffice) if p is None or interval_ns is None else _tested(p, *interval_ns),
+    )
+
+
+def _untested(pair: _Pair, suffice: bool) -> Verdict:
+    """Why a row was not tested."""
+    if not suffice:
+        return Verdict.NOT_ENOUGH_RUNS
+    if not len(pair.base.durations_ns):
+        return Verdict.APPEARED
+    if not len(pair.new.durations_ns):
+        return Verdict.DISAPPEARED
+    if not pair.same_evidence:
+        return Verdict.OTHER_EVIDENCE
+    return Verdict.AT_FLOOR if pair.at_floor else Verdict.NOT_ENOUGH_RUNS
+
+
+def _tested(p: float, low_ns: float, high_ns: float) -> Verdict:
+    """The test and the interval of the medians must agree: ranks may differ where the medians do not."""
+    if p > ALPHA or low_ns <= 0 <= high_ns:
+        return Verdict.NO_DIFFERENCE
+    return Verdict.SLOWER if low_ns > 0 else Verdict.FASTER
+
+
+def _ranked(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """The operation stays first; equals stay in the documented order."""
+    operation, *others = rows
+    return (operation, *sorted(others, key=lambda row: -abs(row.contribution_ns)))
+
+
+def _median(values: Sample) -> float | None:
+    return float(np.median(values)) if len(values) else None
+
+
+# What else changed -----------------------------------------------------------------------------------------
+
+
+def _departures(base: Sequence[Run], new: Sequence[Run]) -> Iterator[DepartureChange]:
+    """What only one arm has; what appeared first."""
+    before, after = (
+        {(found.kind, found.phase): found for summary in summarise(runs) for found in summary.departures}
+        for runs in (base, new)
+    )
+    for kind, phase in (*after, *before):
+        if ((kind, phase) in before) != ((kind, phase) in after):
+            found = after.get((kind, phase)) or before[kind, phase]
+            counts = (0, found.runs) if (kind, phase) in after else (found.runs, 0)
+            yield DepartureChange(kind, phase, found.text, *counts)
+
+
+def _differences(base: Arm, new: Arm) -> Iterator[Difference]:
+    """Facts of host and engine that are not the same, then the mix of the runs, if any are there to have one."""
+    for what in ("host", "engine"):
+        before, after = (dict(_flat(what, getattr(arm.report, what))) for arm in (base, new))
+        for name in dict.fromkeys((*before, *after)):
+            if before.get(name) != after.get(name):
+                yield Difference(name, before.get(name, "unknown"), after.get(name, "unknown"))
+    if base.report.runs and new.report.runs:
+        for what in ("image", "network"):
+            before_mix, after_mix = (
+                ", ".join(sorted({getattr(run, what) or "unknown" for run in arm.report.runs})) for arm in (base, new)
+            )
+            if before_mix != after_mix:
+                yield Difference(what, before_mix, after_mix)
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    """`engine.components.runc` → "1.1.5" for every fact, however deep."""
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from _flat(f"{name}.{key}", part)
+    elif isinstance(value, list | tuple):
+        yield name, ", ".join(map(str, value))
+    else:
+        yield name, str(value)
