@@ -13,7 +13,8 @@ from observe.errors import ObserveError
 from observe.phases import load
 from observe.reports import Page, compare_csv, compare_json, compare_markdown, compare_text, join, without_details
 from observe.reports.assemble import assemble
-from observe.reports.comparison import Arm, Comparison, compare, regressions, undecided
+from observe.reports.comparison import Arm, Comparison, Row, compare, regressions, undecided
+from observe.reports.rows import UNATTRIBUTED
 
 NAME = "compare"
 HELP = "tell which phase became slower, by how much, and whether that could be chance"
@@ -70,7 +71,7 @@ def _judge(comparison: Comparison, above_percent: float) -> None:
     """Raise what became too slow; or, if nothing did, that it cannot be known."""
     page = Page(unicode=False)
     slower = [
-        f"{row.id if row.id.startswith(operation) else f'{operation} ({row.id})'}: the median grew by {row.growth or 0:.1%}, "
+        f"{_called(operation, row)}: the median grew by {row.growth or 0:.1%}, "
         f"from {page.duration(row.base_median_ns or 0)} to {page.duration(row.new_median_ns or 0)}; "
         f"--fail-above allows {above_percent:g}%"
         for operation, row in regressions(comparison, above_percent)
@@ -84,6 +85,11 @@ def _judge(comparison: Comparison, above_percent: float) -> None:
             f"not enough runs for --fail-above ({'; '.join(counts) or 'none at all'}): record at least "
             f"{comparison.needed_runs} runs that go well for BASE and for NEW"
         )
+
+
+def _called(operation: str, row: Row) -> str:
+    """Its id; with the operation if that is no part of it."""
+    return f"{operation} ({row.id})" if row.id == UNATTRIBUTED else row.id
 
 
 def _arm(place: Path) -> Arm:

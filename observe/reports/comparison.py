@@ -9,18 +9,17 @@ Durations are nanoseconds, differences are NEW minus BASE, growth is a share of 
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-import numpy as np
-
-from observe.model import FLOOR_NS, DepartureKind, Evidence, Run
-from observe.reports.inference import ALPHA, Sample, difference_interval, holm, rank_test, smallest_runs
+from observe.model import DepartureKind, Run
+from observe.reports.inference import ALPHA, difference_interval, holm, rank_test, smallest_runs
+from observe.reports.paired import Pair, median, pairs_of
 from observe.reports.report import Report
-from observe.reports.rows import UNATTRIBUTED, summarise
+from observe.reports.rows import summarise
 
 #: A phase fails a comparison only if its NEW median is a larger part of the operation's.
 MATTERS = 0.01
@@ -129,50 +128,11 @@ class Comparison:
     needed_runs: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Times:
-    """One phase in the compared runs of one arm."""
-
-    durations_ns: Sample  # of the runs in which it was seen
-    own_ns: Sample  # of all runs
-    evidence: Evidence | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Pair:
-    """One row before anything is known about it."""
-
-    operation: str
-    id: str
-    base: _Times
-    new: _Times
-
-    @property
-    def n(self) -> int:
-        """Runs of the smaller arm."""
-        return min(len(self.base.durations_ns), len(self.new.durations_ns))
-
-    @property
-    def same_evidence(self) -> bool:
-        return self.base.evidence is self.new.evidence
-
-    @property
-    def at_floor(self) -> bool:
-        """Whether functions bound it, and in neither arm it is longer than their probes take."""
-        medians_ns = (_median(self.base.durations_ns), _median(self.new.durations_ns))
-        return self.new.evidence is Evidence.FUNCTION and all((median_ns or 0) < FLOOR_NS for median_ns in medians_ns)
-
-    @property
-    def comparable(self) -> bool:
-        """Whether there is something to test, if only the runs are enough."""
-        return self.n > 0 and self.same_evidence and not self.at_floor
-
-
 def compare(base: Arm, new: Arm) -> Comparison:
     """What changed from one arm to the other. Pure; the same arms give the same numbers."""
     operations = dict.fromkeys(run.operation for arm in (base, new) for run in arm.report.runs)
     runs = {name: (_compared(base, name), _compared(new, name)) for name in operations}
-    pairs = {name: tuple(_pairs(name, *arms)) for name, arms in runs.items()}
+    pairs = {name: tuple(pairs_of(name, *arms)) for name, arms in runs.items()}
     candidates = [pair for members in pairs.values() for pair in members if pair.comparable]
     # All operations are one family: who asks whether anything changed asks once.
     needed = smallest_runs(len(candidates))
@@ -244,51 +204,12 @@ def _runs_suffice(runs: tuple[Sequence[Run], Sequence[Run]], needed: int) -> boo
     return min(map(len, runs)) >= needed
 
 
-def _pairs(operation: str, base: Sequence[Run], new: Sequence[Run]) -> Iterator[_Pair]:
-    """Every row that was seen in either arm, in the documented order; the operation first, unattributed last."""
-    before, after = _times(operation, base), _times(operation, new)
-    order = dict.fromkeys(span.id for run in (*base, *new) for span in run.phases)
-    for phase in dict.fromkeys((operation, *order, UNATTRIBUTED)):
-        if phase == operation or phase in before or phase in after:
-            yield _Pair(operation, phase, before.get(phase, _never(base)), after.get(phase, _never(new)))
-
-
-def _times(operation: str, runs: Sequence[Run]) -> dict[str, _Times]:
-    """Each row of the runs that was seen at least once; a phase that was repeated counts with all of its spans."""
-    durations_ns: defaultdict[str, dict[int, int]] = defaultdict(dict)
-    own_ns: defaultdict[str, Sample] = defaultdict(lambda: np.zeros(len(runs)))
-    evidence: defaultdict[str, Counter[Evidence]] = defaultdict(Counter)
-    for index, run in enumerate(runs):
-        for phase, whole_ns in ((operation, run.duration_ns), (UNATTRIBUTED, run.unattributed_ns)):
-            durations_ns[phase][index] = whole_ns
-            own_ns[phase][index] = whole_ns
-        for span in run.phases:
-            if span.parent is None or span.duration_ns is None:
-                continue
-            durations_ns[span.id][index] = durations_ns[span.id].get(index, 0) + span.duration_ns
-            own_ns[span.id][index] += span.self_ns or 0
-            evidence[span.id][span.evidence] += 1
-    return {
-        phase: _Times(
-            durations_ns=np.array(list(times.values()), dtype=np.float64),
-            own_ns=own_ns[phase],
-            # A run or two with other evidence do not make the arm another one.
-            evidence=evidence[phase].most_common(1)[0][0] if phase in evidence else None,
-        )
-        for phase, times in durations_ns.items()
-    }
-
-
-def _never(runs: Sequence[Run]) -> _Times:
-    return _Times(np.empty(0), np.zeros(len(runs)), None)
-
-
 # The rows --------------------------------------------------------------------------------------------------
 
 
-def _row(pair: _Pair, p: float | None, suffice: bool) -> Row:
+def _row(pair: Pair, p: float | None, suffice: bool) -> Row:
     """`p` is None if it was not tested; `suffice`: whether both arms have enough runs of the operation."""
-    base_ns, new_ns = _median(pair.base.durations_ns), _median(pair.new.durations_ns)
+    base_ns, new_ns = median(pair.base.durations_ns), median(pair.new.durations_ns)
     difference_ns = None if base_ns is None or new_ns is None else new_ns - base_ns
     interval_ns = difference_interval(pair.base.durations_ns, pair.new.durations_ns) if p is not None else None
     return Row(
@@ -300,13 +221,13 @@ def _row(pair: _Pair, p: float | None, suffice: bool) -> Row:
         difference_ns=difference_ns,
         interval_ns=interval_ns,
         growth=difference_ns / base_ns if difference_ns is not None and base_ns else None,
-        contribution_ns=(_median(pair.new.own_ns) or 0.0) - (_median(pair.base.own_ns) or 0.0),
+        contribution_ns=(median(pair.new.own_ns) or 0.0) - (median(pair.base.own_ns) or 0.0),
         p=p,
         verdict=_untested(pair, suffice) if p is None or interval_ns is None else _tested(p, *interval_ns),
     )
 
 
-def _untested(pair: _Pair, suffice: bool) -> Verdict:
+def _untested(pair: Pair, suffice: bool) -> Verdict:
     """Why a row was not tested."""
     if not suffice:
         return Verdict.NOT_ENOUGH_RUNS
@@ -330,10 +251,6 @@ def _ranked(rows: Sequence[Row]) -> tuple[Row, ...]:
     """The operation stays first; equals stay in the documented order."""
     operation, *others = rows
     return (operation, *sorted(others, key=lambda row: -abs(row.contribution_ns)))
-
-
-def _median(values: Sample) -> float | None:
-    return float(np.median(values)) if len(values) else None
 
 
 # What else changed -----------------------------------------------------------------------------------------

@@ -320,9 +320,19 @@ def test_a_phase_of_few_runs_is_not_guessed_about_either():
 
 def test_what_is_measured_in_two_ways_is_not_compared():
     kernel, function = spread(around_ms=10), spread(around_ms=20, evidence=Evidence.FUNCTION)
-    assert verdicts(kernel, function)["start.mount"] is Verdict.OTHER_EVIDENCE
+    assert verdicts(kernel, function) == {
+        "start": Verdict.SLOWER,
+        "start.mount": Verdict.OTHER_EVIDENCE,
+        UNATTRIBUTED: Verdict.OTHER_EVIDENCE,
+    }
     # One run of twenty does not make an arm another one.
     assert verdicts(kernel, [*spread(around_ms=20, n=19), function[0]])["start.mount"] is Verdict.SLOWER
+
+
+def test_what_is_left_over_is_not_compared_if_only_one_arm_has_functions():
+    new = spread("start.verify", evidence=Evidence.FUNCTION)
+    assert verdicts(spread(), new)[UNATTRIBUTED] is Verdict.OTHER_EVIDENCE
+    assert verdicts(spread(), spread("start.network"))[UNATTRIBUTED] is Verdict.NO_DIFFERENCE
 
 
 def test_probes_are_not_compared_with_probes():

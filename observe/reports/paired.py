@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The times of two sets of runs of one operation, side by side: a pair for each row, before anything is said of it."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from observe.model import FLOOR_NS, Evidence, Run
+from observe.reports.inference import Sample
+from observe.reports.rows import UNATTRIBUTED
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """One phase in the compared runs of one arm."""
+
+    durations_ns: Sample  # of the runs in which it was seen
+    own_ns: Sample  # of all runs
+    evidence: Evidence | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One row before anything is known about it."""
+
+    operation: str
+    id: str
+    base: Times
+    new: Times
+    #: Whether both arms measured it in the same way.
+    same_evidence: bool
+
+    @property
+    def n(self) -> int:
+        """Runs of the smaller arm."""
+        return min(len(self.base.durations_ns), len(self.new.durations_ns))
+
+    @property
+    def at_floor(self) -> bool:
+        """Whether functions bound it, and in neither arm it is longer than their probes take."""
+        medians_ns = (median(self.base.durations_ns), median(self.new.durations_ns))
+        return self.new.evidence is Evidence.FUNCTION and all((median_ns or 0) < FLOOR_NS for median_ns in medians_ns)
+
+    @property
+    def comparable(self) -> bool:
+        """Whether there is something to test, if only the runs are enough."""
+        return self.n > 0 and self.same_evidence and not self.at_floor
+
+
+def pairs_of(operation: str, base: Sequence[Run], new: Sequence[Run]) -> Iterator[Pair]:
+    """Every row that was seen in either arm, in the documented order; the operation first, unattributed last."""
+    before, after = _times(operation, base), _times(operation, new)
+    same = {phase: before[phase].evidence is after[phase].evidence for phase in before.keys() & after.keys()}
+    # What the phases leave over depends on how each of them is measured.
+    same[UNATTRIBUTED] = all(same.values()) and _uses_functions(before) == _uses_functions(after)
+    order = dict.fromkeys(span.id for run in (*base, *new) for span in run.phases)
+    for phase in dict.fromkeys((operation, *order, UNATTRIBUTED)):
+        if phase == operation or phase in before or phase in after:
+            times = (before.get(phase, _never(base)), after.get(phase, _never(new)))
+            yield Pair(operation, phase, *times, same_evidence=same.get(phase, False))
+
+
+def _uses_functions(times: Mapping[str, Times]) -> bool:
+    return any(one.evidence is Evidence.FUNCTION for one in times.values())
+
+
+def _times(operation: str, runs: Sequence[Run]) -> dict[str, Times]:
+    """Each row of the runs that was seen at least once; a phase that was repeated counts with all of its spans."""
+    durations_ns: defaultdict[str, dict[int, int]] = defaultdict(dict)
+    own_ns: defaultdict[str, Sample] = defaultdict(lambda: np.zeros(len(runs)))
+    evidence: defaultdict[str, Counter[Evidence]] = defaultdict(Counter)
+    for index, run in enumerate(runs):
+        for phase, whole_ns in ((operation, run.duration_ns), (UNATTRIBUTED, run.unattributed_ns)):
+            durations_ns[phase][index] = whole_ns
+            own_ns[phase][index] = whole_ns
+        for span in run.phases:
+            if span.parent is None or span.duration_ns is None:
+                continue
+            durations_ns[span.id][index] = durations_ns[span.id].get(index, 0) + span.duration_ns
+            own_ns[span.id][index] += span.self_ns or 0
+            evidence[span.id][span.evidence] += 1
+    return {
+        phase: Times(
+            durations_ns=np.array(list(times.values()), dtype=np.float64),
+            own_ns=own_ns[phase],
+            # A run or two with other evidence do not make the arm another one.
+            evidence=evidence[phase].most_common(1)[0][0] if phase in evidence else None,
+        )
+        for phase, times in durations_ns.items()
+    }
+
+
+def _never(runs: Sequence[Run]) -> Times:
+    return Times(np.empty(0), np.zeros(len(runs)), None)
+
+
+def median(values: Sample) -> float | None:
+    """None if there is no value."""
+    return float(np.median(values)) if len(values) else None
