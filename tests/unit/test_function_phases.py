@@ -363,7 +363,11 @@ def test_a_phase_above_or_below_takes_nothing_away():
     assert found["start.containerd_start.runc_create.network_hook"] == [(20, 85)]
     task = "github.com/docker/docker/libcontainerd/remote."
     parts = [frame(f"{task}(*container).NewTask", 5, 8), frame(f"{task}(*task).Start", 92, 95)]
-    assert of("start", *parts, outer)["start.containerd_start"] == [(5, 95)]
+    late = frame(f"{RUNC}Create", 7, 90, pid=9)
+    assert of("start", *parts, late) == {
+        "start.containerd_start": [(5, 95)],
+        "start.containerd_start.runc_create": [(7, 90)],
+    }
 
 
 # --- beside kernel evidence -------------------------------------------------------------------------------------------
