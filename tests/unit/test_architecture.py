@@ -19,6 +19,8 @@ ROOMS = ("probes", "collectors", "recording", "correlate", "reports", "commands"
 LEFT_OF = {room: set(ROOMS[:index]) for index, room in enumerate(ROOMS)}
 LEFT_OF["exporter"] = LEFT_OF["reports"]
 LEFT_OF["commands"] |= {"exporter"}
+#: What notebooks import stands beside commands: it sees what reports see, and reports.
+LEFT_OF["api"] = LEFT_OF["reports"] | {"reports"}
 #: Every room may use these; among themselves they may use what stands here.
 COMMONS = {
     "errors": set(),
@@ -29,7 +31,7 @@ COMMONS = {
     "phases": {"model", "errors", "resources"},
 }
 #: Reports and exporter see runs: never what attaches or collects, though it stands on their left.
-BLIND = {room: {"probes", "collectors"} for room in ("reports", "exporter")}
+BLIND = {room: {"probes", "collectors"} for room in ("reports", "exporter", "api")}
 
 HEAVY = {"bcc", "pandas", "matplotlib", "docker", "pyinotify", "numpy"}
 
@@ -118,9 +120,10 @@ def test_every_room_has_its_place():
     assert rooms <= set(COMMONS) | set(LEFT_OF)
 
 
-def test_help_reaches_nothing_heavy():
-    roots = {name.partition(".")[0] for name in reachable("observe.__main__")}
-    assert "argparse" in roots
+@pytest.mark.parametrize("start", ["observe", "observe.__main__"])
+def test_help_reaches_nothing_heavy(start):
+    roots = {name.partition(".")[0] for name in reachable(start)}
+    assert roots & {"typing", "argparse"}
     assert not roots & HEAVY
 
 
@@ -136,6 +139,8 @@ def test_help_reaches_nothing_heavy():
         ("observe.reports.bad", "import observe.collectors.ring"),
         ("observe.reports.bad", "from ..exporter import page"),
         ("observe.exporter.bad", "from observe.reports import text"),
+        ("observe.reports.bad", "from observe.api import OpenRecording"),
+        ("observe.api", "from observe.collectors import session"),
         ("observe.exporter.bad", "if True:\n    from observe.collectors import ring"),
         ("observe.phases.bad", "from observe.host import Host"),
     ],

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs and reports made up for tests of reports: as many phases as wanted, whose own times sum to the run's."""
+
+from __future__ import annotations
+
+import random
+
+from observe.model import Evidence, Loss, Run, Span
+from observe.reports import Report
+
+MS = 1_000_000
+ID = "3f2a91c04d7e" + "0" * 52
+HOST = {"hostname": "node1", "kernel": "6.1.0", "arch": "x86_64"}
+ENGINE = {"version": "20.10.24", "go_version": "go1.19.8", "storage_driver": "overlay2"}
+#: What every report must survive: markup, mathematics, a formula, control characters, a letter that no font has.
+HOSTILE = "=<img src=x onerror=alert(1)>|`a`|$\\frac{a}{b}$ _x_ \x1b[31m\r\n\u202egnp\x00\ue123你"
+
+
+def made_run(count, seed=0, *, flat=False, **changes):
+    """A start of about 200 ms: phases one after the other, every third one with two inside; odd ones by functions."""
+    dice = random.Random(seed)  # noqa: S311 - the same runs each time
+    weights = [dice.lognormvariate(0, 1.5) for _ in range(count)]
+    lengths_ns = [round(180 * MS * weight / sum(weights)) for weight in weights]
+    start_ns, own_ns = 5 * MS + seed, 20 * MS
+    spans, at_ns = [], start_ns
+    first = 0
+    for number, length_ns in enumerate(lengths_ns):
+        if flat or number % 3 == 0:
+            first, parent = number, "start"
+        else:
+            parent = f"start.phase_{first}"
+        inside = 0 if flat or number % 3 else sum(lengths_ns[number + 1 : number + 3])
+        evidence = Evidence.FUNCTION if number % 2 else Evidence.KERNEL
+        spans.append(
+            Span(
+                f"{parent}.{'phase' if parent == 'start' else 'part'}_{number}",
+                parent,
+                "3.1",
+                at_ns,
+                length_ns + inside,
+                length_ns,
+                evidence,
+                3,
+                1,
+            )
+        )
+        at_ns += length_ns
+    duration_ns = sum(lengths_ns) + own_ns
+    whole = Span("start", None, "3.1", start_ns, duration_ns, own_ns, Evidence.FUNCTION, 7, 2)
+    values = {
+        "operation": "start",
+        "container_id": ID,
+        "container_name": "web",
+        "image": "nginx:1.25",
+        "network": "bridge",
+        "outcome": "ok",
+        "error": None,
+        "start_ns": start_ns,
+        "wall_time_ns": 1_646_327_172_345_678_901 + seed,
+        "duration_ns": duration_ns,
+        "unattributed_ns": own_ns,
+        "departures": (),
+        "phases": (whole, *spans),
+    }
+    return Run(**{**values, **changes})
+
+
+def made_report(*runs, loss=None, warnings=()):
+    """A report of them, in the given order."""
+    return Report(HOST, ENGINE, loss or Loss(), tuple(runs), tuple(warnings))
