@@ -15,9 +15,10 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from observe.errors import ObserveError
 from observe.probes.cache import read_cached, write_cached
@@ -117,24 +118,37 @@ def resolve(path: Path, wanted: Mapping[str, Sequence[str]]) -> Resolution:
         )
 
 
-def resolve_in_child(path: Path, wanted: Mapping[str, Sequence[str]], cache: Path | None = None) -> Resolution:
-    """`resolve` in a child process; `cache` is the folder where answers are kept, None to keep none.
+def resolve_in_child(
+    paths: Mapping[str, Path], wanted: Mapping[str, Sequence[str]], cache: Path | None = None
+) -> dict[str, Resolution | ObserveError]:
+    """`resolve` of several files in one child process, since starting one takes as long as reading a binary.
 
-    The file that is at `path` now is read, even if it is replaced meanwhile. Raises ObserveError, with the reason.
+    `paths`: name → file; `cache` is the folder where answers are kept, None to keep none. What is at a path now is read,
+    even if it is replaced meanwhile. A file that cannot be read has the reason in place of its resolution.
     """
-    try:
-        stream = path.open("rb")
-    except OSError as error:
-        raise ObserveError(f"{path}: cannot be read ({error.strerror}), so its functions cannot be timed") from None
-    with stream:
-        key = _cache_key(stream, wanted) if cache else ""
-        kept = _kept(cache, key, stream) if cache else None
-        if kept is not None:
-            return kept
-        answer = _ask_child(stream, path, wanted)
-    if cache:
-        write_cached(cache, key, answer)
-    return _from_json(answer)
+    found: dict[str, Resolution | ObserveError] = {}
+    asked: dict[str, BinaryIO] = {}
+    keys: dict[str, str] = {}
+    with ExitStack() as streams:
+        for name, path in paths.items():
+            try:
+                stream = streams.enter_context(path.open("rb"))
+            except OSError as error:
+                reason = f"{path}: cannot be read ({error.strerror}), so its functions cannot be timed"
+                found[name] = ObserveError(reason)
+                continue
+            keys[name] = _cache_key(stream, wanted) if cache else ""
+            kept = _kept(cache, keys[name], stream) if cache else None
+            if kept is None:
+                asked[name] = stream
+            else:
+                found[name] = kept
+        answers = _ask_child(asked, paths, wanted) if asked else {}
+    for name, answer in answers.items():
+        found[name] = answer if isinstance(answer, ObserveError) else _from_json(answer)
+        if cache and not isinstance(answer, ObserveError):
+            write_cached(cache, keys[name], json.dumps(answer).encode())
+    return found
 
 
 def _sites(binary: GoBinary, function: Function) -> Sites | str:
@@ -187,22 +201,26 @@ def _kept(cache: Path, key: str, stream: BinaryIO) -> Resolution | None:
     if answer is None:
         return None
     try:
-        resolution = _from_json(answer)
+        resolution = _from_json(json.loads(answer))
     except (ValueError, KeyError, TypeError):
         return None
     return resolution if _code_sha256(stream, resolution.functions) == resolution.code_sha256 else None
 
 
-def _ask_child(stream: BinaryIO, path: Path, wanted: Mapping[str, Sequence[str]]) -> bytes:
+def _ask_child(
+    streams: Mapping[str, BinaryIO], paths: Mapping[str, Path], wanted: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
+    """Name → resolution as `asdict` gives it, or an ObserveError with the reason."""
     package = Path(__file__).resolve().parents[2]
-    inherited = f"/proc/self/fd/{stream.fileno()}"
+    inherited = {name: f"/proc/self/fd/{stream.fileno()}" for name, stream in streams.items()}
+    question = {"files": inherited, "wanted": {key: list(patterns) for key, patterns in wanted.items()}}
     try:
         done = subprocess.run(
-            [sys.executable, "-m", __name__, inherited],
-            input=json.dumps({key: list(patterns) for key, patterns in wanted.items()}).encode(),
+            [sys.executable, "-m", __name__],
+            input=json.dumps(question).encode(),
             capture_output=True,
             check=False,
-            pass_fds=[stream.fileno()],
+            pass_fds=[stream.fileno() for stream in streams.values()],
             timeout=_CHILD_SECONDS,
             env={
                 **os.environ,
@@ -211,17 +229,29 @@ def _ask_child(stream: BinaryIO, path: Path, wanted: Mapping[str, Sequence[str]]
                 "OPENBLAS_NUM_THREADS": "1",
             },
         )
-    except subprocess.TimeoutExpired:
-        raise ObserveError(f"{path}: not read within {_CHILD_SECONDS} s, so its functions cannot be timed") from None
-    if done.returncode:
+        # One line an answer: a child that a binary has killed has told what it found before.
+        lines = done.stdout.decode().splitlines()
         said = done.stderr.decode(errors="replace").strip() or f"its reader ended with {done.returncode}"
+    except subprocess.TimeoutExpired as late:
+        lines = (late.stdout or b"").decode().splitlines()
+        said = f"not read within {_CHILD_SECONDS} s"
+    answers: dict[str, Any] = {}
+    for line in lines:
+        answer = json.loads(line)
+        answers[answer["name"]] = answer.get("resolution") or _error(answer["error"], inherited, paths)
+    for name in inherited:
         # An error that was foreseen is one line; of a traceback the last line counts.
-        raise ObserveError(said.splitlines()[-1].replace(inherited, str(path)))
-    return done.stdout
+        answers.setdefault(name, _error(f"{paths[name]}: {said.splitlines()[-1]}", inherited, paths))
+    return answers
 
 
-def _from_json(answer: bytes) -> Resolution:
-    data = json.loads(answer)
+def _error(reason: str, inherited: Mapping[str, str], paths: Mapping[str, Path]) -> ObserveError:
+    for name, place in inherited.items():
+        reason = reason.replace(place, str(paths[name]))
+    return ObserveError(reason)
+
+
+def _from_json(data: Mapping[str, Any]) -> Resolution:
     return Resolution(
         data["build_id"],
         data["go_version"],
@@ -236,19 +266,17 @@ def _from_json(answer: bytes) -> Resolution:
 
 def _main() -> int:
     resource.setrlimit(resource.RLIMIT_AS, (_CHILD_BYTES, _CHILD_BYTES))
-    path = Path(sys.argv[1])
-    try:
-        answer = json.dumps(asdict(resolve(path, json.load(sys.stdin))))
-    except MemoryError:
-        print(
-            f"{path}: reading it takes more than {_CHILD_BYTES >> 20} MB, so its functions cannot be timed",
-            file=sys.stderr,
-        )
-        return ObserveError.exit_code
-    except ObserveError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    print(answer)
+    question = json.load(sys.stdin)
+    for name, file in question["files"].items():
+        path = Path(file)
+        try:
+            answer: dict[str, Any] = {"resolution": asdict(resolve(path, question["wanted"]))}
+        except MemoryError:
+            megabytes = _CHILD_BYTES >> 20
+            answer = {"error": f"{path}: reading it takes more than {megabytes} MB, so its functions cannot be timed"}
+        except ObserveError as error:
+            answer = {"error": str(error)}
+        print(json.dumps({"name": name, **answer}), flush=True)
     return 0
 
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,6 @@ from observe.phases import Catalogue
 from observe.phases.strings import load_strings
 from observe.probes.functions import Target, plan, wanted
 from observe.probes.resolve import Refused, Resolution, resolve_in_child
-
-#: Each child uses a processor; few hosts have fewer.
-_CHILDREN = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,19 +29,17 @@ class Targets:
 
 
 def find_targets(engine: Engine, catalogue: Catalogue, cache: Path | None) -> Targets:
-    """Read the engine's binaries in child processes (or the cache). A binary that cannot be read is a warning."""
+    """Read the engine's binaries in a child process (or take what the cache has). A binary that cannot be read is a warning."""
     patterns = wanted(catalogue)
     files = binaries(engine)
     daemons = {"dockerd": engine.pid, "containerd": engine.containerd_pid or 0}
     found: dict[str, tuple[Path, int, Resolution]] = {}
     warnings = []
-    with ThreadPoolExecutor(_CHILDREN) as pool:
-        resolving = {name: pool.submit(resolve_in_child, path, patterns, cache) for name, path in files.items()}
-        for name, future in resolving.items():
-            try:
-                found[name] = (files[name], daemons.get(name, 0), future.result())
-            except ObserveError as error:
-                warnings.append(f"functions of {name} are not timed: {error}")
+    for name, resolution in resolve_in_child(files, patterns, cache).items():
+        if isinstance(resolution, ObserveError):
+            warnings.append(f"functions of {name} are not timed: {resolution}")
+        else:
+            found[name] = (files[name], daemons.get(name, 0), resolution)
     refused = [
         {"name": refusal.name, "binary": name, "reason": refusal.reason}
         for name, (_, _, resolution) in found.items()

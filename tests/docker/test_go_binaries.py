@@ -79,7 +79,7 @@ def test_a_child_answers_the_same_and_its_cache_too(tmp_path):
     expected = resolve(path, wanted(load()))
     assert len(expected.functions) > 30
     for _ in range(2):
-        assert resolve_in_child(path, wanted(load()), tmp_path) == expected
+        assert resolve_in_child({"dockerd": path}, wanted(load()), tmp_path) == {"dockerd": expected}
 
 
 def test_a_whole_package_is_swept_clean_and_its_sites_are_instructions():

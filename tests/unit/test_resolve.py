@@ -16,7 +16,7 @@ from gofiles import SMALL
 
 from observe.errors import ObserveError
 from observe.probes import resolve as resolving
-from observe.probes.resolve import Refused, resolve, resolve_in_child
+from observe.probes.resolve import Refused, Resolution, resolve
 
 FUNCTIONS = {
     "pkg.(*Daemon).Mount": SMALL,
@@ -31,6 +31,14 @@ WANTED = {
     "unmount": ["pkg.(*Daemon).Unmount"],
     "all of the daemon": ["pkg.(*Daemon).*"],
 }
+
+
+def resolve_in_child(path: Path, wanted, cache: Path | None = None) -> Resolution:
+    """One file; its error raised."""
+    (found,) = resolving.resolve_in_child({"file": path}, wanted, cache).values()
+    if isinstance(found, ObserveError):
+        raise found
+    return found
 
 
 @pytest.fixture
@@ -214,7 +222,7 @@ def test_a_child_that_needs_too_much_memory_says_so(engine, monkeypatch):
         code = "import sys, observe.probes.resolve as r\n"
         code += "def resolve(path, wanted): raise MemoryError\n"
         code += "r.resolve = resolve\nsys.exit(r._main())"
-        command = [arguments[0][0], "-c", code, arguments[0][3]]
+        command = [arguments[0][0], "-c", code]
         return real_run(command, **options)
 
     monkeypatch.setattr(resolving.subprocess, "run", run)
@@ -226,7 +234,7 @@ def test_the_caller_stays_small():
     """Neither numpy nor capstone nor pyelftools comes into the process that asks."""
     code = (
         "import sys\nfrom pathlib import Path\nfrom observe.probes.resolve import resolve_in_child\n"
-        "try:\n    resolve_in_child(Path('/bin/true'), {'a': ['b']})\nexcept Exception as error:\n    print(error)\n"
+        "print(resolve_in_child({'it': Path('/bin/true')}, {'a': ['b']})['it'])\n"
         "print(sorted({'numpy', 'capstone', 'elftools'} & set(sys.modules)))"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(resolving.__file__).resolve().parents[2])}
@@ -239,10 +247,34 @@ def test_the_caller_stays_small():
 
 def test_an_answer_survives_json(engine):
     found = resolve(engine, WANTED)
-    assert resolving._from_json(json.dumps(dataclasses.asdict(found)).encode()) == found
+    assert resolving._from_json(json.loads(json.dumps(dataclasses.asdict(found)))) == found
 
 
 def test_the_limit_of_the_child_is_not_ours(engine):
     before = resource.getrlimit(resource.RLIMIT_AS)
     resolve_in_child(engine, WANTED)
     assert resource.getrlimit(resource.RLIMIT_AS) == before
+
+
+def test_one_file_that_cannot_be_read_does_not_keep_the_others_from_it(engine, tmp_path):
+    paths = {"no go": Path("/bin/true"), "engine": engine, "absent": tmp_path / "absent", "again": engine}
+    found = resolving.resolve_in_child(paths, WANTED, tmp_path / "cache")
+    assert found["engine"] == found["again"] == resolve(engine, WANTED)
+    assert "no Go build information" in str(found["no go"])
+    assert "/bin/true" in str(found["no go"])
+    assert "No such file" in str(found["absent"])
+
+
+def test_what_a_child_told_before_it_was_killed_counts(engine, monkeypatch):
+    real_run = subprocess.run
+
+    def run(*arguments, **options):
+        code = "import os, observe.probes.resolve as r\nreal = r.resolve\nseen = []\n"
+        code += "def resolve(path, wanted):\n    seen.append(path)\n    if len(seen) > 1: os.kill(os.getpid(), 9)\n"
+        code += "    return real(path, wanted)\nr.resolve = resolve\nr._main()"
+        return real_run([arguments[0][0], "-c", code], **options)
+
+    monkeypatch.setattr(resolving.subprocess, "run", run)
+    found = resolving.resolve_in_child({"one": engine, "two": engine}, WANTED)
+    assert found["one"] == resolve(engine, WANTED)
+    assert "ended with -9" in str(found["two"])
