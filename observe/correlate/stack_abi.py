@@ -15,6 +15,8 @@ _NUMBER_BITS = 16
 _NUMBER = (1 << _NUMBER_BITS) - 1
 #: Calls of one function that are open at once: more are leftovers of goroutines that ended inside.
 _OPEN = 256
+#: Functions of processes that are remembered; a process may end inside of some.
+_REMEMBERED = 4_096
 
 
 class StackAbiReturns:
@@ -29,15 +31,21 @@ class StackAbiReturns:
         if not row.flags >> _NUMBER_BITS:
             return row
         number = row.flags & _NUMBER
-        calls = self._open.setdefault((row.pid, number), [])
+        key = (row.pid, number)
         if row.kind == Kind.FUNCTION_ENTRY:
+            calls = self._open.setdefault(key, [])
             calls.append(row)
             del calls[:-_OPEN]
+            if len(self._open) > _REMEMBERED:
+                del self._open[next(iter(self._open))]
             return row._replace(flags=number)
+        calls = self._open.get(key, [])
         entry = _entry_of(row, calls)
         if entry is None:
             return row._replace(flags=number)
         calls.remove(entry)
+        if not calls:
+            del self._open[key]
         return row._replace(flags=number, goroutine=entry.goroutine, ret=entry.ret)
 
 

@@ -134,6 +134,19 @@ def test_a_full_disk_keeps_the_old_one_and_leaves_nothing(kept, monkeypatch):
     assert [path.name for path in kept.iterdir()] == [KEY]
 
 
+def test_a_file_is_whole_before_it_gets_its_name(tmp_path, monkeypatch):
+    renamed = []
+    replace = Path.replace
+
+    def look(path, target):
+        renamed.append((target, path.read_bytes()[32:]))
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", look)
+    write_cached(tmp_path, KEY, DATA)
+    assert renamed == [(tmp_path / KEY, DATA)]
+
+
 def test_a_reader_beside_writers_sees_one_of_them_whole(kept):
     """Each answer is its own digest's: a mixture would not be believed, and nothing between two answers is missing."""
     stop = threading.Event()
