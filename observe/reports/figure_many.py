@@ -178,13 +178,14 @@ class Many:
         return {phase: np.array(values) for phase, values in durations_ms.items()}
 
     @cached_property
-    def _by_function(self) -> set[str]:
-        return {span.id for run in self.summary.measured for span in run.phases if span.evidence is Evidence.FUNCTION}
+    def _by_kernel(self) -> set[str]:
+        """Phases that some run knows by kernel evidence only: the weakest evidence is what a distribution stands on."""
+        return {span.id for run in self.summary.measured for span in run.phases if span.evidence is Evidence.KERNEL}
 
     def _fill(self, row: StatsRow) -> Fill:
         if row.id == UNATTRIBUTED:
             return Fill(UNATTRIBUTED_COLOUR)
-        evidence = Evidence.FUNCTION if row.id in self._by_function else Evidence.KERNEL
+        evidence = Evidence.KERNEL if row.id in self._by_kernel else Evidence.FUNCTION
         if not row.depth:
             return Fill(OPERATION_COLOUR, evidence)
         return Fill(self._colours.get(_top(row.id), _OTHER_COLOUR), evidence)

@@ -142,6 +142,7 @@ def test_markdown_has_the_percentiles_of_many_runs():
     (summary,) = summarise([*MANY, failed])
     assert phases[0] == ["phase", "n", "p50", "p90", "p99", "max", "share"]
     assert [row[0].replace("&emsp;", "") for row in phases[1:]] == [row.name for row in summary.rows]
+    assert [row[0].count("&emsp;") for row in phases[1:]] == [row.depth for row in summary.rows]
     assert phases[2][2:6] == [
         Page().duration(value)
         for value in (

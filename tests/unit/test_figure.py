@@ -349,6 +349,20 @@ def test_distributions_show_quartiles_and_the_median():
     assert [len(dots.get_offsets()) for dots in spread.collections] == [21, 21]
 
 
+def test_a_distribution_is_as_good_as_its_weakest_evidence():
+    def by(evidence):
+        return replace(run, phases=tuple(replace(span, evidence=evidence) for span in run.phases))
+
+    run = made_run(1)
+    for runs, hatched in (
+        ([by(Evidence.FUNCTION)] * 5, False),
+        ([by(Evidence.KERNEL)] * 5, True),
+        ([*[by(Evidence.FUNCTION)] * 4, by(Evidence.KERNEL)], True),
+    ):
+        spread = drawn(made_report(*runs)).axes[1]
+        assert [bar[3] for bar in bars(spread)] == [hatched, hatched, False]
+
+
 def test_the_axis_is_logarithmic_only_when_it_must_be_and_nothing_falls_off():
     alike = drawn(REPORTS["all alike"]).axes[1]
     assert (alike.get_xscale(), alike.get_xlim()[0]) == ("linear", 0)
