@@ -82,11 +82,12 @@ def _columns(operation: OperationComparison, page: Page) -> list[Column]:
 
 def _bars(rows: Sequence[Row]) -> Bars:
     """How large each contribution is; the column before tells its sign. No bar for what may be chance."""
-    longest = max(abs(row.contribution_ns) for row in rows) or 1.0
+    lengths_ns = [abs(row.contribution_ns or 0) for row in rows]
+    longest_ns = max(lengths_ns) or 1.0
     return Bars(
         rows=[
-            [(0.0, abs(row.contribution_ns) / longest)] if row.contribution_ns and row.verdict in _STYLES else []
-            for row in rows
+            [(0.0, length_ns / longest_ns)] if length_ns and row.verdict in _STYLES else []
+            for row, length_ns in zip(rows, lengths_ns, strict=True)
         ],
         styles=[_STYLES.get(row.verdict, "") for row in rows],
         head=lambda _cells: "",

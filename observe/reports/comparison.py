@@ -72,8 +72,8 @@ class Row:
     #: Bootstrap interval of the difference.
     interval_ns: tuple[float, float] | None
     growth: float | None
-    #: Of the operation: its difference.
-    contribution_ns: float
+    #: Of the operation: its difference. None only if an arm has no run to compare.
+    contribution_ns: float | None
     #: P-value, corrected for the number of tests in the whole comparison.
     p: float | None
     verdict: Verdict
@@ -123,7 +123,7 @@ class Comparison:
     new: Arm
     differences: tuple[Difference, ...]
     operations: tuple[OperationComparison, ...]
-    #: How many rows were tested, and how many runs an arm needs for that.
+    #: How many rows were tested, and how many runs an arm needs to be: enough for a test of each row there is.
     tests: int
     needed_runs: int
 
@@ -133,10 +133,10 @@ def compare(base: Arm, new: Arm) -> Comparison:
     operations = dict.fromkeys(run.operation for arm in (base, new) for run in arm.report.runs)
     runs = {name: (_compared(base, name), _compared(new, name)) for name in operations}
     pairs = {name: tuple(pairs_of(name, *arms)) for name, arms in runs.items()}
-    candidates = [pair for members in pairs.values() for pair in members if pair.comparable]
     # All operations are one family: who asks whether anything changed asks once.
-    needed = smallest_runs(len(candidates))
-    tested = [pair for pair in candidates if pair.n >= needed]
+    family = [pair for members in pairs.values() for pair in members]
+    needed = smallest_runs(len(family))
+    tested = [pair for pair in family if pair.comparable and pair.n >= needed]
     p_values = holm([rank_test(pair.base.durations_ns, pair.new.durations_ns) for pair in tested])
     p = {(pair.operation, pair.id): value for pair, value in zip(tested, p_values, strict=True)}
     return Comparison(
@@ -210,7 +210,7 @@ def _runs_suffice(runs: tuple[Sequence[Run], Sequence[Run]], needed: int) -> boo
 def _row(pair: Pair, p: float | None, suffice: bool) -> Row:
     """`p` is None if it was not tested; `suffice`: whether both arms have enough runs of the operation."""
     base_ns, new_ns = median(pair.base.durations_ns), median(pair.new.durations_ns)
-    difference_ns = None if base_ns is None or new_ns is None else new_ns - base_ns
+    difference_ns = _difference(base_ns, new_ns)
     interval_ns = difference_interval(pair.base.durations_ns, pair.new.durations_ns) if p is not None else None
     return Row(
         id=pair.id,
@@ -221,10 +221,14 @@ def _row(pair: Pair, p: float | None, suffice: bool) -> Row:
         difference_ns=difference_ns,
         interval_ns=interval_ns,
         growth=difference_ns / base_ns if difference_ns is not None and base_ns else None,
-        contribution_ns=(median(pair.new.own_ns) or 0.0) - (median(pair.base.own_ns) or 0.0),
+        contribution_ns=_difference(median(pair.base.own_ns), median(pair.new.own_ns)),
         p=p,
         verdict=_untested(pair, suffice) if p is None or interval_ns is None else _tested(p, *interval_ns),
     )
+
+
+def _difference(base_ns: float | None, new_ns: float | None) -> float | None:
+    return None if base_ns is None or new_ns is None else new_ns - base_ns
 
 
 def _untested(pair: Pair, suffice: bool) -> Verdict:
@@ -250,7 +254,7 @@ def _tested(p: float, low_ns: float, high_ns: float) -> Verdict:
 def _ranked(rows: Sequence[Row]) -> tuple[Row, ...]:
     """The operation stays first; equals stay in the documented order."""
     operation, *others = rows
-    return (operation, *sorted(others, key=lambda row: -abs(row.contribution_ns)))
+    return (operation, *sorted(others, key=lambda row: -abs(row.contribution_ns or 0)))
 
 
 # What else changed -----------------------------------------------------------------------------------------

@@ -177,6 +177,13 @@ def test_many_runs_are_tested_on_the_safe_side_and_nearly_exactly_where_it_matte
     assert seen == {True, False}
 
 
+def test_many_ties_make_the_test_no_duller(monkeypatch):
+    base, new = np.repeat([0.0, 1.0], [40, 10]), np.repeat([0.0, 1.0], [25, 25])
+    approximate = rank_test(base, new)
+    monkeypatch.setattr(inference, "_EXACT_PAIRS", 2500)
+    assert approximate == pytest.approx(rank_test(base, new), rel=0.5)
+
+
 @pytest.mark.parametrize("n", [5, 50])
 def test_equal_values_are_no_difference(n):
     assert rank_test(np.full(n, 7.0), np.full(n, 7.0)) == 1
@@ -290,6 +297,7 @@ def test_runs_without_times_are_not_compared():
     comparison = compare(arm(spread()), arm([replace(run, duration_ns=0) for run in spread()]))
     assert comparison.operations[0].new.compared == 0
     assert {row.verdict for row in comparison.operations[0].rows} == {Verdict.NOT_ENOUGH_RUNS}
+    assert {row.contribution_ns for row in comparison.operations[0].rows} == {None}
 
 
 def test_phases_that_appear_and_disappear_are_said_and_do_not_make_anything_significant():
@@ -309,6 +317,8 @@ def test_too_few_runs_are_not_guessed_about():
     assert {(row.p, row.interval_ns) for row in few.values()} == {(None, None)}
     enough = verdicts(spread(around_ms=1, n=needed), spread(around_ms=100, n=needed))
     assert enough["start.mount"] is Verdict.SLOWER
+    # It takes as many with an arm that is empty.
+    assert compare(arm(spread()), arm([])).needed_runs == needed
 
 
 def test_a_phase_of_few_runs_is_not_guessed_about_either():
