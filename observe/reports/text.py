@@ -47,7 +47,7 @@ _LOSSES = {
     "inotify_overflows": "inotify's queue overflowed {}",
     "inotify_watches": "{} not watched because inotify's limit was reached",
     "damaged_bytes": "{} of the recording damaged",
-    "unmatched_returns": "{} without its beginning",
+    "unmatched_returns": "{} of calls whose beginning was not seen",
     "unattributed_events": "{} that belong to no operation for sure",
 }
 _UNITS = {
@@ -57,7 +57,7 @@ _UNITS = {
     "inotify_overflows": ("once", "times"),
     "inotify_watches": ("directory", "directories"),
     "damaged_bytes": ("byte", "bytes"),
-    "unmatched_returns": ("system call", "system calls"),
+    "unmatched_returns": ("return", "returns"),
     "unattributed_events": ("event", "events"),
     "inotify_missed": ("file operation", "file operations"),
 }

@@ -32,7 +32,7 @@ class Plugin(BaseHTTPRequestHandler):
     volumes: set[str]
     lock = threading.Lock()
 
-    def do_POST(self) -> None:  # noqa: N802 - the name is the method's
+    def do_POST(self) -> None:
         """Answer one call of the plugin protocol."""
         request = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
         answer = json.dumps(self.answer(self.path, request)).encode()
@@ -46,31 +46,29 @@ class Plugin(BaseHTTPRequestHandler):
         """What the call returns."""
         name = request.get("Name", "")
         volume = {"Name": name, "Mountpoint": str(self.folder)}
+        answer: dict[str, Any] = {}
         match call.removeprefix("/"):
             case "Plugin.Activate":
-                return {"Implements": ["VolumeDriver", "authz"]}
-            case "AuthZPlugin.AuthZReq":
-                if _creates(request, "authorization"):
+                answer = {"Implements": ["VolumeDriver", "authz"]}
+            case "AuthZPlugin.AuthZReq" | "AuthZPlugin.AuthZRes" as which:
+                if which.endswith("Req") and _creates(request, "authorization"):
                     self.wait("authorization")
-                return {"Allow": True}
-            case "AuthZPlugin.AuthZRes":
-                return {"Allow": True}
+                answer = {"Allow": True}
             case "VolumeDriver.Capabilities":
-                return {"Capabilities": {"Scope": "local"}}
+                answer = {"Capabilities": {"Scope": "local"}}
             case "VolumeDriver.List":
-                return {"Volumes": [{**volume, "Name": each} for each in sorted(self.volumes)]}
+                answer = {"Volumes": [{**volume, "Name": each} for each in sorted(self.volumes)]}
             case "VolumeDriver.Create":
                 self.volumes.add(name)
             case "VolumeDriver.Remove":
                 self.volumes.discard(name)
             case "VolumeDriver.Get":
-                return {"Volume": volume} if name in self.volumes else {"Err": "no such volume"}
-            case "VolumeDriver.Mount" if name.startswith("slow"):
-                self.wait("mount")
-                return volume
-            case "VolumeDriver.Mount" | "VolumeDriver.Path":
-                return volume
-        return {}
+                answer = {"Volume": volume} if name in self.volumes else {"Err": "no such volume"}
+            case "VolumeDriver.Mount" | "VolumeDriver.Path" as which:
+                if which.endswith("Mount") and name.startswith("slow"):
+                    self.wait("mount")
+                answer = volume
+        return answer
 
     def wait(self, what: str) -> None:
         """Be slow, and say how slow it was."""
@@ -89,7 +87,8 @@ def _creates(request: dict[str, Any], prefix: str) -> bool:
     target = urlsplit(request["RequestUri"])
     if request["RequestMethod"] != "POST" or not target.path.endswith("/containers/create"):
         return False
-    return parse_qs(target.query).get("name", [""])[0].startswith(prefix)
+    name: str = parse_qs(target.query).get("name", [""])[0]
+    return name.startswith(prefix)
 
 
 def main() -> None:
