@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Protocol
@@ -26,16 +27,17 @@ class Picture(Protocol):
         """The report as a file of its format. Pure: the same report gives the same bytes."""
 
 
-def _png(report: Report) -> bytes:
-    from observe.reports import figure  # noqa: PLC0415 - matplotlib takes half a second
+def _picture(form: str) -> Picture:
+    """Draws pictures of that format; matplotlib, which takes half a second, is loaded for the first one only."""
 
-    return figure.png(report)
+    def draw(report: Report) -> bytes:
+        # It tells on standard error where its caches are.
+        logging.getLogger("matplotlib").setLevel(logging.ERROR)
+        from observe.reports import figure  # noqa: PLC0415 - see above
 
+        return figure.FORMATS[form](report)
 
-def _svg(report: Report) -> bytes:
-    from observe.reports import figure  # noqa: PLC0415 - see _png
-
-    return figure.svg(report)
+    return draw
 
 
 #: Name of a format → what writes it.
@@ -44,6 +46,6 @@ RENDERERS: Mapping[str, Renderer] = MappingProxyType(
 )
 
 #: Name of a format that is a picture → what draws it.
-PICTURES: Mapping[str, Picture] = MappingProxyType({"png": _png, "svg": _svg})
+PICTURES: Mapping[str, Picture] = MappingProxyType({form: _picture(form) for form in ("png", "svg")})
 
 __all__ = ["PICTURES", "RENDERERS", "Page", "Picture", "Renderer", "Report", "join", "without_details"]

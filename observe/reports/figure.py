@@ -132,6 +132,10 @@ def _foot(report: Report) -> list[Line]:
     return lines
 
 
+#: Name of a format → what draws it.
+FORMATS = {"png": png, "svg": svg}
+
+
 @contextmanager
 def _settings() -> Iterator[None]:
     """Matplotlib's defaults and ours, whatever the user's own files say; as it was afterwards."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 import subprocess
@@ -197,6 +198,23 @@ def test_a_terminal_is_spared_the_bytes_of_a_png(recording, monkeypatch, capsys)
     seen = capsys.readouterr()
     assert seen.out == ""
     assert seen.err == "observe: png is no text for a terminal; name a file with -o, or send the output to one\n"
+
+
+def test_a_user_without_a_home_hears_nothing_of_it(recording, tmp_path):
+    (tmp_path / "file").touch()
+    done = subprocess.run(
+        [sys.executable, "-m", "observe", "report", recording, "-f", "svg", "-o", str(tmp_path / "out.svg")],
+        env={
+            **os.environ,
+            "MPLCONFIGDIR": str(tmp_path / "file"),
+            "TMPDIR": str(tmp_path),
+            "MPLBACKEND": "module://no",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_matplotlib_is_loaded_for_a_picture_only():
