@@ -18,7 +18,7 @@ _DESCRIPTION = "Where the time of a real docker create and docker start goes, ph
 _EXIT_CODES = """\
 exit codes:
   0 done   1 failed   2 wrong usage   3 this host or engine cannot (see observe doctor)
-  4 data was lost and --strict was given"""
+  4 data was lost and --strict was given   5 compare --fail-above found a regression"""
 
 #: What a shell reports for a program that SIGINT or SIGPIPE ended.
 _INTERRUPTED = 128 + 2

@@ -30,6 +30,12 @@ class RecordingError(ObserveError):
     """A recording cannot be read or written; the message says which and why. Exit code 1."""
 
 
+class RegressionError(ObserveError):
+    """Something became slower than `compare --fail-above` allows. Exit code 5."""
+
+    exit_code = 5
+
+
 class DataLostError(ObserveError):
     """Events were lost and --strict was given. Exit code 4."""
 

@@ -9,10 +9,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from observe.errors import ObserveError
-from observe.phases import load
-from observe.reports import Page, compare_csv, compare_json, compare_markdown, compare_text, join, without_details
-from observe.reports.assemble import assemble
+from observe.commands._files import read, write
+from observe.errors import ObserveError, RegressionError
+from observe.reports import Page, compare_csv, compare_json, compare_markdown, compare_text, without_details
 from observe.reports.comparison import Arm, Comparison, Row, compare, regressions, undecided
 from observe.reports.rows import UNATTRIBUTED
 
@@ -30,12 +29,6 @@ FORMATS: Mapping[str, Callable[[Comparison, Page], str]] = MappingProxyType(
 
 #: Of the recordings in a directory.
 _PATTERN = "*.observe"
-
-
-class RegressionError(ObserveError):
-    """Something became slower than `--fail-above` allows. Exit code 5."""
-
-    exit_code = 5
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -58,10 +51,7 @@ def run(args: argparse.Namespace) -> int:
     """Read, compare, render, write. Raises RecordingError, and what `--fail-above` asks for."""
     comparison = compare(_arm(args.base), _arm(args.new))
     render = FORMATS[args.format]
-    if args.output is None:
-        sys.stdout.write(render(comparison, Page.of(sys.stdout)))
-    else:
-        _write(args.output, render(comparison, Page()))
+    write(args.output, render(comparison, Page.of(sys.stdout) if args.output is None else Page()))
     if args.fail_above is not None:
         _judge(comparison, args.fail_above)
     return 0
@@ -94,14 +84,8 @@ def _called(operation: str, row: Row) -> str:
 
 def _arm(place: Path) -> Arm:
     """All recordings of one arm; what is damaged is also said on standard error."""
-    catalogue = load()
-    reports = []
-    for path in _recordings(place):
-        report, damage = assemble(path, catalogue)
-        reports.append(without_details(report, configuration=False, functions=False))
-        for warning in damage:
-            print(f"observe: warning: {Page().safe(warning)}", file=sys.stderr)
-    return Arm(str(place), join(reports))
+    report = read(_recordings(place))
+    return Arm(str(place), without_details(report, configuration=False, functions=False))
 
 
 def _recordings(place: Path) -> list[Path]:
@@ -121,10 +105,3 @@ def _percent(text: str) -> float:
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is no percentage: 0 or more")
     return value
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ObserveError(f"{path}: cannot be written: {error.strerror}; name another file with -o") from error

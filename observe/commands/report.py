@@ -7,10 +7,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from observe.commands._files import read, write
 from observe.errors import DataLostError, ObserveError
-from observe.phases import load
-from observe.reports import PICTURES, RENDERERS, Page, Report, join, without_details
-from observe.reports.assemble import assemble
+from observe.reports import PICTURES, RENDERERS, Page, Report, without_details
 
 NAME = "report"
 HELP = "show where the time went: one run's timeline, or percentiles of many"
@@ -38,9 +37,9 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.format == "png" and args.output is None and sys.stdout.isatty():
         raise ObserveError("png is no text for a terminal; name a file with -o, or send the output to one")
-    report = _read(args.files, keep_events=args.events)
+    report = read(args.files, keep_events=args.events)
     report = without_details(report, configuration=args.configuration, functions=args.functions)
-    _write(args.output, _rendered(report, args.format, Page.of(sys.stdout) if args.output is None else Page()))
+    write(args.output, _rendered(report, args.format, Page.of(sys.stdout) if args.output is None else Page()))
     if args.strict and report.loss.data_was_lost:
         raise DataLostError(
             "data was lost while recording, the report is incomplete (its loss line says what is missing)"
@@ -48,33 +47,5 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _read(files: list[Path], *, keep_events: bool) -> Report:
-    """One report of all files; what is damaged is also said on standard error."""
-    catalogue = load()
-    reports = []
-    for path in files:
-        report, damage = assemble(path, catalogue, keep_events=keep_events)
-        reports.append(report)
-        for warning in damage:
-            print(f"observe: warning: {Page().safe(warning)}", file=sys.stderr)
-    return join(reports)
-
-
 def _rendered(report: Report, form: str, page: Page) -> str | bytes:
     return PICTURES[form](report) if form in PICTURES else RENDERERS[form](report, page)
-
-
-def _write(path: Path | None, content: str | bytes) -> None:
-    """Text to standard output goes through its encoding; everything else is bytes, text in UTF-8."""
-    if path is None and isinstance(content, str):
-        sys.stdout.write(content)
-        return
-    data = content.encode() if isinstance(content, str) else content
-    if path is None:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-        return
-    try:
-        path.write_bytes(data)
-    except OSError as error:
-        raise ObserveError(f"{path}: cannot be written: {error.strerror}; name another file with -o") from error

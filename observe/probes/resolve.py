@@ -123,8 +123,8 @@ def resolve_in_child(
 ) -> dict[str, Resolution | ObserveError]:
     """`resolve` of several files in one child process, since starting one takes as long as reading a binary.
 
-    `paths`: name → file; `cache` is the folder where answers are kept, None to keep none. What is at a path now is read,
-    even if it is replaced meanwhile. A file that cannot be read has the reason in place of its resolution.
+    `paths`: name → file; `cache` is the folder where answers are kept, None to keep none. What is at a path now is
+    read, even if it is replaced meanwhile. A file that cannot be read has the reason in place of its resolution.
     """
     found: dict[str, Resolution | ObserveError] = {}
     asked: dict[str, BinaryIO] = {}

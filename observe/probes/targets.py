@@ -29,7 +29,10 @@ class Targets:
 
 
 def find_targets(engine: Engine, catalogue: Catalogue, cache: Path | None) -> Targets:
-    """Read the engine's binaries in a child process (or take what the cache has). A binary that cannot be read is a warning."""
+    """Read the engine's binaries in a child process, or take what the cache has.
+
+    A binary that cannot be read is a warning.
+    """
     patterns = wanted(catalogue)
     files = binaries(engine)
     daemons = {"dockerd": engine.pid, "containerd": engine.containerd_pid or 0}

@@ -6,11 +6,11 @@ Text from outside stands in code spans, where nothing is markup, a link or a men
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from observe.reports import compare_words as words
 from observe.reports.comparison import Comparison, OperationComparison, Row
+from observe.reports.markdown import code
 from observe.reports.terminal import Page
 
 _HEAD = "| phase | base | new | difference | growth | 95% interval | own time | n |"
@@ -24,22 +24,22 @@ def render(comparison: Comparison, page: Page) -> str:
         blocks.extend(_operation(operation, comparison.needed_runs, page))
     if not comparison.operations:
         blocks.append(f"{words.NOTHING}.")
-    blocks.append("\n".join(f"- warning: {_code(warning, page)}" for warning in words.warnings(comparison)))
+    blocks.append("\n".join(f"- warning: {code(warning, page)}" for warning in words.warnings(comparison)))
     blocks.append(words.legend(comparison))
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
 def _arms(comparison: Comparison, page: Page) -> str:
-    lines = [f"- BASE: {_code(comparison.base.name, page)}", f"- NEW: {_code(comparison.new.name, page)}"]
+    lines = [f"- BASE: {code(comparison.base.name, page)}", f"- NEW: {code(comparison.new.name, page)}"]
     for difference in comparison.differences:
-        what, base, new = (_code(part, page) for part in (difference.what, difference.base, difference.new))
+        what, base, new = (code(part, page) for part in (difference.what, difference.base, difference.new))
         lines.append(f"- not the same {what}: {base}, now {new}")
     return "\n".join(lines)
 
 
 def _operation(operation: OperationComparison, needed_runs: int, page: Page) -> Iterator[str]:
     yield f"## {operation.operation}: {words.headline(operation, needed_runs, page)}"
-    yield "; ".join(words.groups(operation, lambda outcome: _code(outcome, page)))
+    yield "; ".join(words.groups(operation, lambda outcome: code(outcome, page)))
     yield "\n".join([_HEAD, _RULE, *(_row(row, page) for row in operation.rows)])
     yield "\n".join(f"- {words.departure(change, operation)}" for change in operation.departures)
 
@@ -57,12 +57,3 @@ def _row(row: Row, page: Page) -> str:
     )
     mark = "**" if row.verdict.significant else ""
     return f"| {' | '.join(f'{mark}{cell}{mark}' for cell in cells)} |"
-
-
-def _code(text: str, page: Page) -> str:
-    """Text from outside as a code span."""
-    safe = page.safe(text)
-    # A fence longer than any in the text; spaces keep its backticks apart from the text's.
-    fence = "`" * (max(map(len, re.findall("`+", safe)), default=0) + 1)
-    space = " " if safe.startswith("`") or safe.endswith("`") else ""
-    return f"{fence}{space}{safe}{space}{fence}"

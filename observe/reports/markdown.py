@@ -23,7 +23,7 @@ _INDENT = "&emsp;"
 
 def render(report: Report, page: Page) -> str:
     """The whole report, with a line end; of the page only its letters matter."""
-    blocks = ["# Where the time went", page.dot.join(_code(fact, page) for fact in words.origin(report))]
+    blocks = ["# Where the time went", page.dot.join(code(fact, page) for fact in words.origin(report))]
     if not report.runs:
         blocks.extend([words.NO_RUN, f"{words.NO_RUN_HINT} `{words.NO_RUN_COMMAND}`"])
     elif len(report.runs) <= FEW_RUNS:
@@ -41,7 +41,7 @@ def render(report: Report, page: Page) -> str:
 
 def _timeline(line: Timeline, page: Page) -> Iterable[str]:
     run = line.run
-    yield f"## {run.operation} {_code(run.container_name or '(no name)', page)}"
+    yield f"## {run.operation} {code(run.container_name or '(no name)', page)}"
     yield _facts(run, page)
     yield _error(run, page)
     titles = {phase.id: phase.title for phase in load().phases}
@@ -72,18 +72,18 @@ def _timeline_cells(row: TimelineRow, title: str, page: Page) -> Sequence[str]:
 def _facts(run: Run, page: Page) -> str:
     """How it ended, how long it took, then who and when."""
     facts = [
-        _code(run.outcome, page),
+        code(run.outcome, page),
         page.duration(run.duration_ns) if run.duration_ns else "",
-        _code((run.container_id or "")[:12], page),
-        _code(run.image or "", page),
-        run.network and f"network {_code(run.network, page)}",
+        code((run.container_id or "")[:12], page),
+        code(run.image or "", page),
+        run.network and f"network {code(run.network, page)}",
         wall_time(run.wall_time_ns),
     ]
     return page.dot.join(fact for fact in facts if fact)
 
 
 def _error(run: Run, page: Page) -> str:
-    return f"Error: {_code(run.error, page)}" if run.error else ""
+    return f"Error: {code(run.error, page)}" if run.error else ""
 
 
 # Many runs -------------------------------------------------------------------------------------------------
@@ -93,7 +93,7 @@ def _summary(summary: Summary, page: Page) -> Iterable[str]:
     outcomes = Counter(run.outcome for run in summary.runs)
     yield f"## {summary.operation}"
     yield page.dot.join(
-        [f"{len(summary.runs)} runs", *(f"{count} {_code(outcome, page)}" for outcome, count in outcomes.most_common())]
+        [f"{len(summary.runs)} runs", *(f"{count} {code(outcome, page)}" for outcome, count in outcomes.most_common())]
     )
     head = ("phase", "n", "p50", "p90", "p99", "max", "share")
     yield _table(head, "lrrrrrr", [_stats_cells(row, page) for row in summary.rows])
@@ -117,7 +117,7 @@ def _summary(summary: Summary, page: Page) -> Iterable[str]:
     )
     if summary.failures:
         yield "### Not ok"
-        rows = [(*_who(run, page), _code(run.outcome, page), _code(run.error or "", page)) for run in summary.failures]
+        rows = [(*_who(run, page), code(run.outcome, page), code(run.error or "", page)) for run in summary.failures]
         yield _table(("time", "container", "id", "network", "outcome", "error"), "rlllll", rows)
 
 
@@ -128,7 +128,7 @@ def _stats_cells(row: StatsRow, page: Page) -> Sequence[str]:
 
 def _who(run: Run, page: Page) -> Sequence[str]:
     names = (run.container_name or "(no name)", (run.container_id or "")[:12], run.network or "")
-    return (page.duration(run.duration_ns), *(_code(name, page) for name in names))
+    return (page.duration(run.duration_ns), *(code(name, page) for name in names))
 
 
 # Both ------------------------------------------------------------------------------------------------------
@@ -139,11 +139,11 @@ def _notes(report: Report, page: Page) -> Iterable[str]:
     lost = words.counted(report.loss)
     if lost:
         yield _table(("counter", "count"), "lr", [(name, str(count)) for name, count in lost.items()])
-    yield "\n".join(f"- warning: {_code(warning, page)}" for warning in report.warnings)
+    yield "\n".join(f"- warning: {code(warning, page)}" for warning in report.warnings)
 
 
 def _departure(departure: Departure | DepartureCount, page: Page) -> str:
-    return f"{departure.kind.replace('_', ' ')}: {_code(departure.text or departure.phase, page)}"
+    return f"{departure.kind.replace('_', ' ')}: {code(departure.text or departure.phase, page)}"
 
 
 def _list(first: str, names: Sequence[str]) -> str:
@@ -154,7 +154,7 @@ def _duration(duration_ns: float | None, page: Page) -> str:
     return "-" if duration_ns is None else page.duration(duration_ns)
 
 
-def _code(text: str, page: Page) -> str:
+def code(text: str, page: Page) -> str:
     """Text from outside as a code span; empty if there is none."""
     safe = page.safe(text)
     if not safe:

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What commands that read recordings and write a result have in common."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from observe.errors import ObserveError
+from observe.phases import load
+from observe.reports import Page, Report, join
+from observe.reports.assemble import assemble
+
+
+def read(files: Iterable[Path], *, keep_events: bool = False) -> Report:
+    """One report of all files; what is damaged is also said on standard error. Raises RecordingError."""
+    catalogue = load()
+    reports = []
+    for path in files:
+        report, damage = assemble(path, catalogue, keep_events=keep_events)
+        reports.append(report)
+        for warning in damage:
+            print(f"observe: warning: {Page().safe(warning)}", file=sys.stderr)
+    return join(reports)
+
+
+def write(path: Path | None, content: str | bytes) -> None:
+    """Text to standard output goes through its encoding; everything else is bytes, text in UTF-8.
+
+    Raises ObserveError if the file cannot be written.
+    """
+    if path is None and isinstance(content, str):
+        sys.stdout.write(content)
+        return
+    data = content.encode() if isinstance(content, str) else content
+    if path is None:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        return
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise ObserveError(f"{path}: cannot be written: {error.strerror}; name another file with -o") from error
