@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long do attaching and detaching take, and does anybody notice? Everything attached, an engine that is at work.
+
+`python bench/attach.py [times]`, as root, on a private engine: attaches so many times without and with the cache,
+while four clients create and start. Prints a markdown table of seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from observe.collectors.session import Session, SessionOptions
+from observe.engine import find_engine
+
+ROOT = Path(__file__).resolve().parents[1]
+IMAGE = "observe-tiny"
+CLIENTS = 4
+
+
+def main() -> None:
+    """Measure and print."""
+    times = int(sys.argv[1]) if len(sys.argv) > 1 else 10
+    machine = f"{platform.machine()}, {os.cpu_count()} CPUs, Linux {platform.release()}"
+    print(f"{machine}, {datetime.now(UTC):%Y-%m-%d}\n")
+    print("| seconds | clients | n | min | median | max |\n|---|---:|---:|---:|---:|---:|")
+    # On a disk: overlay2 does not work on a tmpfs.
+    with (
+        tempfile.TemporaryDirectory(dir="/var/tmp", prefix="observe-bench-") as folder,
+        private_engine(Path(folder) / "e") as socket,
+    ):
+        rows(socket, Path(folder) / "cache", times, 0)
+        with load(socket, CLIENTS):
+            rows(socket, Path(folder) / "cache", times, CLIENTS)
+
+
+@contextmanager
+def private_engine(directory: Path) -> Iterator[str]:
+    """An engine of our own; its socket."""
+    program = str(ROOT / "scripts" / "private-dockerd")
+    subprocess.run([program, "start", directory], check=True)
+    try:
+        yield f"{directory}/docker.sock"
+    finally:
+        subprocess.run([program, "stop", directory], check=True)
+
+
+@contextmanager
+def load(socket: str, clients: int) -> Iterator[None]:
+    """Clients that create and start meanwhile. Raises RuntimeError if a request of theirs failed."""
+    command = [sys.executable, str(ROOT / "tests" / "workloads" / "load.py"), socket, IMAGE, str(clients)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        yield
+        told = json.loads(process.communicate()[0])
+    if told["failures"]:
+        raise RuntimeError(f"requests failed while attaching and detaching: {told['failures']}")
+
+
+def rows(socket: str, cache: Path, times: int, clients: int) -> None:
+    """Print one row for attaching cold, one for attaching with the cache and one for detaching."""
+    measured: dict[str, list[float]] = {"attach, cold": [], "attach, cached": [], "detach": []}
+    for _ in range(times):
+        for name, folder in (("attach, cold", None), ("attach, cached", cache)):
+            # The first time fills the cache.
+            with Session(find_engine(f"unix://{socket}"), SessionOptions(cache=folder)) as session:
+                start = time.monotonic()
+                session.start()
+                measured[name].append(time.monotonic() - start)
+                start = time.monotonic()
+                session.stop()
+                measured["detach"].append(time.monotonic() - start)
+    for name, values in measured.items():
+        numbers = (min(values), statistics.median(values), max(values))
+        cells = " | ".join(f"{number:.2f}" for number in numbers)
+        print(f"| {name} | {clients} | {len(values)} | {cells} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is an engine any worse off for being observed? Many creates and starts at once with everything attached.
+
+`python bench/soak.py [--runs N] [--concurrency N] [--docker-host URL]`, as root; without an engine to use it starts a
+private one. Prints a table: what failed, what was lost, whether dockerd is the same process. Exit code 1 if a run
+failed, an operation was not attributed, anything was lost or dockerd is another process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from observe.engine import find_engine, procfs
+from observe.phases import load
+from observe.reports.assemble import assemble
+
+ROOT = Path(__file__).resolve().parents[1]
+IMAGE = "observe-tiny"
+
+
+def main() -> int:
+    """Run, print, judge."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--runs", type=int, default=500)
+    parser.add_argument("--concurrency", type=int, default=8)
+    parser.add_argument("--docker-host", help=f"an engine that has the image {IMAGE}")
+    args = parser.parse_args()
+    # On a disk: overlay2 does not work on a tmpfs.
+    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="observe-bench-") as folder:
+        if args.docker_host:
+            return soak(args.docker_host, args.runs, args.concurrency, Path(folder))
+        with private_engine(Path(folder) / "e") as url:
+            return soak(url, args.runs, args.concurrency, Path(folder))
+
+
+@contextmanager
+def private_engine(directory: Path) -> Iterator[str]:
+    """An engine of our own; its URL."""
+    program = str(ROOT / "scripts" / "private-dockerd")
+    subprocess.run([program, "start", directory], check=True)
+    try:
+        yield f"unix://{directory}/docker.sock"
+    finally:
+        subprocess.run([program, "stop", directory], check=True)
+
+
+def soak(url: str, runs: int, concurrency: int, folder: Path) -> int:
+    """Record `runs` creates and starts (rounded up to a multiple of `concurrency`); 0 if all went well."""
+    a_client = -(-runs // concurrency)
+    runs = a_client * concurrency
+    path, times = folder / "soak.observe", folder / "times"
+    before = procfs.process(find_engine(url).pid)
+    client = [sys.executable, str(ROOT / "tests" / "workloads" / "api_client.py"), url.removeprefix("unix://"), IMAGE]
+    workload = [*client, str(times), "--clients", str(concurrency), "--runs", str(a_client)]
+    record = [sys.executable, "-m", "observe", "record", "--docker-host", url, "-o", str(path), "--", *workload]
+    done = subprocess.run(record, capture_output=True, text=True, check=False)
+    if not path.exists():
+        print(done.stderr, file=sys.stderr)
+        return 1
+    same = procfs.process(find_engine(url).pid) == before
+    report, _ = assemble(path, load())
+    requests = len(times.read_text(encoding="utf-8").splitlines())
+    attributed = {(run.operation, run.container_id) for run in report.runs if run.container_id}
+    failed = sum(run.outcome != "ok" for run in report.runs)
+    loss = report.loss
+    rows = {
+        "runs": runs,
+        "concurrency": concurrency,
+        "requests that failed": 2 * runs - requests,
+        "operations attributed": len(attributed),
+        "operations that failed": failed,
+        "events lost (ring buffer)": loss.ring_buffer,
+        "events lost (program skipped)": loss.program_misses,
+        "processes lost": loss.lineage,
+        "returns without an entry": loss.unmatched_returns,
+        "dockerd is the same process": "yes" if same else "no",
+    }
+    print("| soak | |\n|---|---:|")
+    for name, value in rows.items():
+        print(f"| {name} | {value} |")
+    whole = len(attributed) == len(report.runs) == 2 * runs == requests
+    lost = loss.ring_buffer or loss.program_misses or loss.lineage or loss.unmatched_returns
+    return 0 if done.returncode == 0 and whole and same and not failed and not lost else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
