@@ -9,7 +9,6 @@ then the data (mapped twice by the kernel; we map it once and copy two pieces at
 from __future__ import annotations
 
 import mmap
-import struct
 from typing import Any
 
 import numpy as np
@@ -36,19 +35,24 @@ class RingReader:
         self._consumer = mmap.mmap(descriptor, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         self._producer = mmap.mmap(descriptor, page + ring_bytes, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
         self._data = np.frombuffer(self._producer, dtype=np.uint8, offset=page)
+        # Not by struct: it goes byte by byte, and the kernel takes half a position for a full ring.
+        self._consumed = np.frombuffer(self._consumer, dtype=np.uint64, count=1)
+        self._produced = np.frombuffer(self._producer, dtype=np.uint64, count=1)
 
     def drain(self) -> EventBatch:
         """Everything that is complete, as events in the order in which the kernel reserved them."""
-        consumed = struct.unpack_from("<Q", self._consumer)[0]
-        produced = struct.unpack_from("<Q", self._producer)[0]
+        consumed, produced = int(self._consumed[0]), int(self._produced[0])
         starts = (consumed % self._ring_bytes + np.arange(0, produced - consumed, _SLOT_BYTES)) % self._ring_bytes
         # Before the copy, which may read a record's end before its header.
         busy = np.flatnonzero(self._data.view("<u4")[starts // 4] & _BUSY)
         count = int(busy[0]) if len(busy) else len(starts)  # a program on another CPU still writes: the rest waits
         slots = self._copy(consumed, count * _SLOT_BYTES).view(_SLOT_DTYPE)
         batch = decode(slots["record"])
-        struct.pack_into("<Q", self._consumer, 0, consumed + len(slots) * _SLOT_BYTES)
+        self._advance(consumed + len(slots) * _SLOT_BYTES)
         return batch
+
+    def _advance(self, consumed: int) -> None:
+        self._consumed[0] = consumed
 
     def _copy(self, start: int, length: int) -> npt.NDArray[Any]:
         offset = start % self._ring_bytes
@@ -60,5 +64,6 @@ class RingReader:
     def close(self) -> None:
         """Unmap."""
         self._data = np.empty(0, dtype=np.uint8)
+        self._consumed = self._produced = np.empty(0, dtype=np.uint64)
         self._producer.close()
         self._consumer.close()
