@@ -10,8 +10,9 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from statistics import median
 from typing import Any
+
+import numpy as np
 
 #: arm → phase → its own time in each round, in nanoseconds; what an operation has beside its phases has its name.
 Samples = Mapping[str, Mapping[str, Sequence[int]]]
@@ -30,20 +31,25 @@ def samples(runs: Sequence[Mapping[str, Any]]) -> Samples:
 
 
 def moved_ns(found: Samples, arm: str, plain: Sequence[str]) -> dict[str, float]:
-    """How much longer each phase is in an arm than in the plain ones: the difference of the medians."""
+    """How much longer each phase is in an arm than in the plain ones."""
     together = pooled(found, plain)
-    return {phase: median(times) - median(together[phase]) for phase, times in found[arm].items()}
+    return {phase: shift_ns(times, together[phase]) for phase, times in found[arm].items()}
+
+
+def shift_ns(times: Sequence[int], plain: Sequence[int]) -> float:
+    """The median of all differences between two samples: half as uncertain as the difference of their medians."""
+    return float(np.median(np.subtract.outer(np.array(times), np.array(plain))))
 
 
 def noise_ns(found: Samples, plain: Sequence[str]) -> dict[str, float]:
-    """How far the medians of two halves of the same plain runs lie apart at most, over many random halves."""
+    """How far two halves of the same plain runs lie apart at most, over many random halves."""
     shuffle = random.Random(0).shuffle  # noqa: S311 - repeatable on purpose
     noise = {}
     for phase, times in pooled(found, plain).items():
         every, half, apart = list(times), len(times) // 2, 0.0
         for _ in range(_SPLITS):
             shuffle(every)
-            apart = max(apart, abs(median(every[:half]) - median(every[half:])))
+            apart = max(apart, abs(shift_ns(every[:half], every[half:])))
         noise[phase] = apart
     return noise
 
