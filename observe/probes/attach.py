@@ -238,7 +238,8 @@ class FunctionProbes:
         attached: list[functions.Function] = []
         for target in targets:
             try:
-                attached += self._attach_all(target) if self._multi else self._attach_few(target, len(attached))
+                already = sum(len(function.sites()) for function in attached)
+                attached += self._attach_all(target) if self._multi else self._attach_few(target, already)
             except OSError as error:
                 raise HostCannotError(f"{target.path}: functions cannot be probed: {error.strerror}") from error
         return tuple(attached)
