@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Generator, Iterator
 from functools import cache
@@ -25,6 +26,9 @@ GONE_SECONDS = 10
 
 def pytest_configure(config: pytest.Config) -> None:
     adopt_orphans()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell's background job ignores it, and so would every program that the tests interrupt.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # What observe keeps for the next time goes with the tests.
     cache = tempfile.TemporaryDirectory(prefix="observe-test-cache-")
     config.add_cleanup(cache.cleanup)
