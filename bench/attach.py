@@ -68,12 +68,18 @@ def load(socket: str, clients: int) -> Iterator[None]:
         raise RuntimeError(f"requests failed while attaching and detaching: {told['failures']}")
 
 
+def fill(socket: str, cache: Path) -> None:
+    """Attach once, so that everything is in the cache."""
+    with Session(find_engine(f"unix://{socket}"), SessionOptions(cache=cache)) as session:
+        session.start()
+
+
 def rows(socket: str, cache: Path, times: int, clients: int) -> None:
     """Print one row for attaching cold, one for attaching with the cache and one for detaching."""
     measured: dict[str, list[float]] = {"attach, cold": [], "attach, cached": [], "detach": []}
+    fill(socket, cache)
     for _ in range(times):
         for name, folder in (("attach, cold", None), ("attach, cached", cache)):
-            # The first time fills the cache.
             with Session(find_engine(f"unix://{socket}"), SessionOptions(cache=folder)) as session:
                 start = time.monotonic()
                 session.start()
