@@ -60,8 +60,11 @@ def slow_plugin(folder: Path, milliseconds: int, patch: pytest.MonkeyPatch) -> I
     delays, volumes, channel = folder / "plugin.delays", folder / "volumes", folder / "plugin.sock"
     volumes.mkdir()
     spec = f"/etc/docker/plugins/{PLUGIN}.spec"
-    # dockerd's /etc is its own.
-    start_dockerd_by(f"mkdir -p {Path(spec).parent} && echo unix://{channel} > {spec} && {FIRST}", folder, patch)
+    # dockerd's /etc is its own. With two Go processors, both of which may sit in open(), a start waits 15 ms or not,
+    # and any delay before that decides which.
+    start_dockerd_by(
+        f"mkdir -p {Path(spec).parent} && echo unix://{channel} > {spec}; export GOMAXPROCS=4; {FIRST}", folder, patch
+    )
     command = [sys.executable, str(WORKLOADS / "slow_plugin.py"), *map(str, (channel, volumes, delays, milliseconds))]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         try:
