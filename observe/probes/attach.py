@@ -241,6 +241,7 @@ class FunctionProbes:
                 already = sum(len(function.sites()) for function in attached)
                 attached += self._attach_all(target) if self._multi else self._attach_few(target, already)
             except OSError as error:
+                self.close()  # what is attached so far would write records that nobody can name
                 raise HostCannotError(f"{target.path}: functions cannot be probed: {error.strerror}") from error
         return tuple(attached)
 
@@ -253,22 +254,27 @@ class FunctionProbes:
     def _attach_few(self, target: functions.Target, already: int) -> list[functions.Function]:
         """Perf events take a tenth of a second each to detach: the outermost phases only, held by a reaper."""
         chosen: list[functions.Function] = []
-        descriptors: list[int] = []
         room = _FEW_SITES - already
         for function in sorted(target.functions, key=lambda function: function.depth):
             if len(function.sites()) > room:
                 continue
             room -= len(function.sites())
             chosen.append(function)
-            for offset, cookie in function.sites():
-                pair = bpf.perf_uprobe_open(self._program, str(target.path), offset, cookie, target.pid or -1)
-                descriptors += pair
-        if descriptors:
-            # It ends when its input does, which is when we close it, or end ourselves, however we end.
-            reaper = subprocess.Popen(
-                ["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=descriptors, start_new_session=True
-            )
-            self._reapers.append(reaper)
+        descriptors: list[int] = []
+        try:
+            for offset, cookie in (site for function in chosen for site in function.sites()):
+                descriptors += bpf.perf_uprobe_open(self._program, str(target.path), offset, cookie, target.pid or -1)
+            if descriptors:
+                # It ends when its input does, which is when we close it, or end ourselves, however we end.
+                reaper = subprocess.Popen(
+                    ["cat"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    pass_fds=descriptors,
+                    start_new_session=True,
+                )
+                self._reapers.append(reaper)
+        finally:
             for descriptor in descriptors:
                 os.close(descriptor)
         return chosen
