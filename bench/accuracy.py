@@ -11,20 +11,19 @@ import argparse
 import platform
 import subprocess
 import sys
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+from _engine import CLIENT, IMAGE, private_engine, scratch
 
 from observe.correlate import Correlator
 from observe.model import EventBatch, Evidence, Item, Kind, NoteKind, Run
 from observe.phases import load
 from observe.recording import Recording
 
-ROOT = Path(__file__).resolve().parents[1]
 FUNCTIONS = (Kind.FUNCTION_ENTRY, Kind.FUNCTION_RETURN)
 
 
@@ -34,8 +33,8 @@ def main() -> None:
     parser.add_argument("runs", type=int, nargs="?", default=50)
     parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="observe-bench-") as folder:
-        recording = record(Path(folder), args.runs)
+    with scratch() as folder:
+        recording = record(folder, args.runs)
         text = document(recording, args.runs)
     if args.output:
         args.output.write_text(text, encoding="utf-8")
@@ -45,16 +44,11 @@ def main() -> None:
 
 def record(folder: Path, runs: int) -> Recording:
     """A recording of creates and starts on a private engine."""
-    private, engine = str(ROOT / "scripts" / "private-dockerd"), folder / "e"
     path = folder / "accuracy.observe"
-    client = [sys.executable, str(ROOT / "tests/workloads/api_client.py"), f"{engine}/docker.sock", "observe-tiny"]
-    observe = [sys.executable, "-m", "observe", "record", "--docker-host", f"unix://{engine}/docker.sock"]
-    subprocess.run([private, "start", engine], check=True)
-    try:
-        workload = [*client, str(folder / "times"), "--runs", str(runs)]
-        subprocess.run([*observe, "-o", str(path), "--", *workload], check=True, capture_output=True)
-    finally:
-        subprocess.run([private, "stop", engine], check=True)
+    with private_engine(folder) as socket:
+        observe = [sys.executable, "-m", "observe", "record", "--docker-host", f"unix://{socket}", "-o", str(path)]
+        workload = [sys.executable, str(CLIENT), socket, IMAGE, str(folder / "times"), "--runs", str(runs)]
+        subprocess.run([*observe, "--", *workload], check=True, capture_output=True)
     return Recording.open(path)
 
 

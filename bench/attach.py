@@ -13,18 +13,17 @@ import platform
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from _engine import IMAGE, ROOT, private_engine, scratch
+
 from observe.collectors.session import Session, SessionOptions
 from observe.engine import find_engine
 
-ROOT = Path(__file__).resolve().parents[1]
-IMAGE = "observe-tiny"
 CLIENTS = 4
 
 
@@ -34,25 +33,10 @@ def main() -> None:
     machine = f"{platform.machine()}, {os.cpu_count()} CPUs, Linux {platform.release()}"
     print(f"{machine}, {datetime.now(UTC):%Y-%m-%d}\n")
     print("| seconds | clients | n | min | median | max |\n|---|---:|---:|---:|---:|---:|")
-    # On a disk: overlay2 does not work on a tmpfs.
-    with (
-        tempfile.TemporaryDirectory(dir="/var/tmp", prefix="observe-bench-") as folder,
-        private_engine(Path(folder) / "e") as socket,
-    ):
-        rows(socket, Path(folder) / "cache", times, 0)
+    with scratch() as folder, private_engine(folder) as socket:
+        rows(socket, folder / "cache", times, 0)
         with load(socket, CLIENTS):
-            rows(socket, Path(folder) / "cache", times, CLIENTS)
-
-
-@contextmanager
-def private_engine(directory: Path) -> Iterator[str]:
-    """An engine of our own; its socket."""
-    program = str(ROOT / "scripts" / "private-dockerd")
-    subprocess.run([program, "start", directory], check=True)
-    try:
-        yield f"{directory}/docker.sock"
-    finally:
-        subprocess.run([program, "stop", directory], check=True)
+            rows(socket, folder / "cache", times, CLIENTS)
 
 
 @contextmanager

@@ -11,17 +11,13 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+
+from _engine import CLIENT, IMAGE, private_engine, scratch
 
 from observe.engine import find_engine, procfs
 from observe.phases import load
 from observe.reports.assemble import assemble
-
-ROOT = Path(__file__).resolve().parents[1]
-IMAGE = "observe-tiny"
 
 
 def main() -> int:
@@ -31,23 +27,11 @@ def main() -> int:
     parser.add_argument("--concurrency", type=int, default=8)
     parser.add_argument("--docker-host", help=f"an engine that has the image {IMAGE}")
     args = parser.parse_args()
-    # On a disk: overlay2 does not work on a tmpfs.
-    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="observe-bench-") as folder:
+    with scratch() as folder:
         if args.docker_host:
-            return soak(args.docker_host, args.runs, args.concurrency, Path(folder))
-        with private_engine(Path(folder) / "e") as url:
-            return soak(url, args.runs, args.concurrency, Path(folder))
-
-
-@contextmanager
-def private_engine(directory: Path) -> Iterator[str]:
-    """An engine of our own; its URL."""
-    program = str(ROOT / "scripts" / "private-dockerd")
-    subprocess.run([program, "start", directory], check=True)
-    try:
-        yield f"unix://{directory}/docker.sock"
-    finally:
-        subprocess.run([program, "stop", directory], check=True)
+            return soak(args.docker_host, args.runs, args.concurrency, folder)
+        with private_engine(folder) as socket:
+            return soak(f"unix://{socket}", args.runs, args.concurrency, folder)
 
 
 def soak(url: str, runs: int, concurrency: int, folder: Path) -> int:
@@ -56,7 +40,7 @@ def soak(url: str, runs: int, concurrency: int, folder: Path) -> int:
     runs = a_client * concurrency
     path, times = folder / "soak.observe", folder / "times"
     before = procfs.process(find_engine(url).pid)
-    client = [sys.executable, str(ROOT / "tests" / "workloads" / "api_client.py"), url.removeprefix("unix://"), IMAGE]
+    client = [sys.executable, str(CLIENT), url.removeprefix("unix://"), IMAGE]
     workload = [*client, str(times), "--clients", str(concurrency), "--runs", str(a_client)]
     record = [sys.executable, "-m", "observe", "record", "--docker-host", url, "-o", str(path), "--", *workload]
     done = subprocess.run(record, capture_output=True, text=True, check=False)

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine that benchmarks measure on: a private one, with a tiny image, gone afterwards."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+IMAGE = "observe-tiny"
+CLIENT = ROOT / "tests" / "workloads" / "api_client.py"
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder on a disk, as overlay2 does not work on a tmpfs."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="observe-bench-") as folder:
+        yield Path(folder)
+
+
+@contextmanager
+def private_engine(folder: Path) -> Iterator[str]:
+    """Start an engine whose files are in `folder`; its socket. Raises CalledProcessError if it does not start."""
+    program, directory = str(ROOT / "scripts" / "private-dockerd"), folder / "e"
+    subprocess.run([program, "start", directory], check=True)
+    try:
+        yield f"{directory}/docker.sock"
+    finally:
+        subprocess.run([program, "stop", directory], check=True)
