@@ -103,7 +103,7 @@ class Correlator:
         """Take the next item; the runs that are finished now, in order of their answers."""
         if isinstance(item, Note):
             self._note(item)
-            return self._advance(item.time_ns)
+            return self.advance(item.time_ns)
         if self._imported is not None:
             self._imported.append(item)
             return []
@@ -111,11 +111,20 @@ class Correlator:
         for row in rows_of(item):
             now_ns = row.time_ns + row.duration_ns
             if now_ns >= self._due_ns:
-                runs += self._advance(now_ns)
+                runs += self.advance(now_ns)
             elif now_ns > self._now_ns:
                 self._now_ns = now_ns
             self._row(row)
         return runs
+
+    @property
+    def open_operations(self) -> tuple[tuple[str, int], ...]:
+        """Operation and boot clock of the beginning of each request that has no answer yet."""
+        return tuple((operation.name, operation.start_ns) for operation in self._open)
+
+    def in_flight(self) -> list[Run]:
+        """The requests that have no answer yet, as far as they have come; built when asked, changes nothing."""
+        return [self._run(operation) for operation in self._open]
 
     def finish(self) -> list[Run]:
         """The end of the stream: all that is left, operations without an answer included."""
@@ -267,8 +276,8 @@ class Correlator:
             # The next request may name it before anybody has told us its name.
             self._identities.learn_name(operation.reference, container_id)
 
-    def _advance(self, now_ns: int) -> list[Run]:
-        """It is `now_ns`, or later: the runs that are finished."""
+    def advance(self, now_ns: int) -> list[Run]:
+        """It is `now_ns` (boot clock), or later, though nothing may have happened: the runs that are finished."""
         self._now_ns = max(self._now_ns, now_ns)
         self._files.advance(self._now_ns)
         if self._now_ns < self._due_ns:

@@ -168,6 +168,24 @@ def test_later_events_finish_a_run_also_in_the_same_batch():
         assert sum(span.file_events for span in run.phases) == file_events
 
 
+def test_a_live_stream_is_told_the_time_and_asked_for_what_is_still_open():
+    correlator = Correlator(header(), load())
+    events = start(1, SECOND)
+    items = stream(identity(1, 0), events)
+    for item in items[:-1]:
+        assert correlator.feed(item) == []
+    assert correlator.open_operations == (("start", SECOND),)
+    (half,) = correlator.in_flight()
+    assert (half.operation, half.container_id, half.outcome) == ("start", container_id(1), "unfinished")
+    assert counted(half) == calls(events) - 1  # one of another goroutine, which is decided at the end
+    correlator.feed(items[-1])
+    assert (correlator.open_operations, correlator.in_flight()) == ((), [])
+    end_ns = events[-1].time_ns
+    assert correlator.advance(end_ns + LINGER - 1) == []
+    assert summary(correlator.advance(end_ns + LINGER)) == [whole("start", 1, events)]
+    assert correlator.finish() == []
+
+
 def tick(at_ns: int) -> Note:
     return Note(NoteKind.LOSS, at_ns, {})
 
