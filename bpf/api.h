@@ -110,7 +110,7 @@ static __always_inline void api_read(u32 fd, const char *buffer, s64 bytes, u64 
 	if (bytes > TARGET_BYTES - 1)
 		length = TARGET_BYTES - 1;
 	length &= TARGET_BYTES - 1;
-	if (bpf_probe_read_user(text->bytes, length, buffer))
+	if (read_user(text->bytes, length, buffer))
 		return;
 	AT(text, length) = 0;
 	if (bytes == 1 && AT(text, 0) == 'P') {
@@ -147,7 +147,7 @@ static __always_inline u32 api_status(u32 fd, const char *buffer)
 	struct connection *connection = connections.lookup(&fd);
 	char line[12];
 
-	if (!connection || !connection->in_request || bpf_probe_read_user(line, sizeof(line), buffer))
+	if (!connection || !connection->in_request || read_user(line, sizeof(line), buffer))
 		return 0;
 	if (line[0] != 'H' || line[1] != 'T' || line[2] != 'T' || line[3] != 'P' || line[4] != '/' || line[8] != ' ')
 		return 0;

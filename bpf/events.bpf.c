@@ -84,7 +84,7 @@ static __always_inline u16 read_string(char *to, u32 bytes, u64 from, struct rec
 
 	if (!from) /* a null pointer is a value, not a failure */
 		return 0;
-	length = bpf_probe_read_user_str(to, bytes, (const void *)from);
+	length = read_user_str(to, bytes, (const void *)from);
 	if (length <= 0) {
 		record->marks |= MARK_PATH_UNREADABLE;
 		return 0;
@@ -104,14 +104,14 @@ static __always_inline void read_exec(u64 id, u64 path, u64 argv)
 	if (!text)
 		return;
 	text->marks = 0;
-	length = bpf_probe_read_user_str(text->path, PATH_BYTES, (const void *)path);
+	length = read_user_str(text->path, PATH_BYTES, (const void *)path);
 	text->path_bytes = length > 0 ? length - 1 : 0;
 	if (length <= 0)
 		text->marks |= MARK_PATH_UNREADABLE;
 	for (u32 i = 0; i < EXEC_ARGUMENTS + 1; i++) {
 		u64 from = 0;
 
-		if (bpf_probe_read_user(&from, sizeof(from), (const void *)(argv + 8 * i))) {
+		if (read_user(&from, sizeof(from), (const void *)(argv + 8 * i))) {
 			text->marks |= MARK_PATH_UNREADABLE;
 			break;
 		}
@@ -122,7 +122,7 @@ static __always_inline void read_exec(u64 id, u64 path, u64 argv)
 			break;
 		}
 		asm volatile("" : "+r"(offset)); /* or the compiler drops the mask that the verifier needs */
-		length = bpf_probe_read_user_str(&text->detail[offset & (DETAIL_BYTES - 1)], ARGUMENT_BYTES,
+		length = read_user_str(&text->detail[offset & (DETAIL_BYTES - 1)], ARGUMENT_BYTES,
 						 (const void *)from);
 		if (length <= 0) {
 			text->marks |= MARK_PATH_UNREADABLE;
@@ -160,7 +160,7 @@ static __always_inline u64 flags_of(const struct call *call, struct pending *ent
 	if (call->what == CALL_CLONE3 || call->what == CALL_OPENAT2) {
 		u64 in_memory = 0;
 
-		bpf_probe_read_user(&in_memory, sizeof(in_memory), (const void *)flags);
+		read_user(&in_memory, sizeof(in_memory), (const void *)flags);
 		return in_memory;
 	}
 	return flags;
@@ -349,29 +349,6 @@ int sys_exit(struct tracepoint__raw_syscalls__sys_exit *ctx)
 	struct call *call = looked_at(number, &role);
 
 	return call ? returned(number, ctx->ret, call, role) : 0;
-}
-
-/* For kernels without the helper that finds the registers (before 5.15): the raw flavour has them at hand. */
-int raw_sys_enter(struct bpf_raw_tracepoint_args *ctx)
-{
-	u32 *role, number = ctx->args[1];
-	struct call *call = looked_at(number, &role);
-	struct registers regs;
-
-	if (!call)
-		return 0;
-	bpf_probe_read_kernel(&regs, sizeof(regs), (const void *)ctx->args[0]);
-	return entered(number, call, role, &regs);
-}
-
-int raw_sys_exit(struct bpf_raw_tracepoint_args *ctx)
-{
-	u32 *role, number = 0;
-	struct call *call;
-
-	bpf_probe_read_kernel(&number, sizeof(number), (const void *)(ctx->args[0] + SYSCALL_NUMBER_OFFSET));
-	call = looked_at(number, &role);
-	return call ? returned(number, ctx->args[1], call, role) : 0;
 }
 
 int sched_process_fork(struct tracepoint__sched__sched_process_fork *ctx)

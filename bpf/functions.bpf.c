@@ -34,8 +34,8 @@ static __always_inline void read_argument(struct record *record, struct register
 	if (COOKIE_STACK_ABI(cookie)) { /* arguments stand behind the return address */
 		u64 at = STACK_POINTER(regs) + WORD_BYTES * (1 + position);
 
-		bpf_probe_read_user(&text, sizeof(text), (const void *)at);
-		bpf_probe_read_user(&bytes, sizeof(bytes), (const void *)(at + WORD_BYTES));
+		read_user(&text, sizeof(text), (const void *)at);
+		read_user(&bytes, sizeof(bytes), (const void *)(at + WORD_BYTES));
 	}
 	if (bytes > PATH_BYTES - 1) {
 		record->marks |= MARK_TRUNCATED;
@@ -43,7 +43,7 @@ static __always_inline void read_argument(struct record *record, struct register
 	}
 	asm volatile("" : "+r"(bytes)); /* or the compiler drops the mask that the verifier needs */
 	bytes &= PATH_BYTES - 1;
-	if (bpf_probe_read_user(record->path, bytes, (const void *)text)) {
+	if (read_user(record->path, bytes, (const void *)text)) {
 		record->marks |= MARK_PATH_UNREADABLE;
 		return;
 	}
@@ -67,7 +67,7 @@ int function_site(struct pt_regs *ctx)
 		goroutine = COOKIE_IS_RETURN(cookie) ? 0 : STACK_ABI_GOROUTINE(&regs);
 		flags |= STACK_POINTER(&regs) << 16;
 	}
-	if (goroutine && !bpf_probe_read_user(&stack_hi, sizeof(stack_hi), (const void *)(goroutine + G_STACK_HI)))
+	if (goroutine && !read_user(&stack_hi, sizeof(stack_hi), (const void *)(goroutine + G_STACK_HI)))
 		depth = stack_hi - STACK_POINTER(&regs);
 	record = reserve(COOKIE_IS_RETURN(cookie) ? KIND_FUNCTION_RETURN : KIND_FUNCTION_ENTRY, now_ns);
 	if (!record)

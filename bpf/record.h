@@ -6,6 +6,13 @@
 #ifndef OBSERVE_RECORD_H
 #define OBSERVE_RECORD_H
 
+/*
+ * bpf_probe_read_user() and bpf_probe_read_user_str() by other names: for each call of them by their own bcc reads
+ * all of /proc/kallsyms, to see whether the kernel has them (it has since 5.5). That was two thirds of the compile.
+ */
+static long (*read_user)(void *to, u32 bytes, const void *from) = (void *)BPF_FUNC_probe_read_user;
+static long (*read_user_str)(void *to, u32 bytes, const void *from) = (void *)BPF_FUNC_probe_read_user_str;
+
 #define PATH_BYTES 256
 #define DETAIL_BYTES 512
 

@@ -103,7 +103,7 @@ class Session:
                 image = pool.submit(build_image, self._options.cache)
                 targets = find_targets(self.engine, load(), self._options.cache) if self._options.functions else None
                 compiled = image.result()
-            self._probes = EventProbes(compiled, self._options.ring_bytes)
+            self._probes = EventProbes(compiled, self._options.ring_bytes, self._options.cache)
             self._ring = RingReader(self._probes.ring, self._probes.ring_bytes)
             if self._options.inotify:
                 engine = self.engine

@@ -49,12 +49,14 @@ def tracefs() -> Path:
 class EventProbes:
     """The programs of `bpf/events.bpf.c`, loaded and seeded; attached between `attach()` and `close()`."""
 
-    def __init__(self, image: compiler.Image, ring_bytes: int = DEFAULT_RING_BYTES) -> None:
+    def __init__(self, image: compiler.Image, ring_bytes: int = DEFAULT_RING_BYTES, cache: Path | None = None) -> None:
         """Create the maps and load the programs. `ring_bytes`: a power of two, at least a page.
 
-        Raises HostCannotError if the kernel refuses, saying what it said.
+        An older kernel needs two programs more, which are compiled then, or taken from `cache`. Raises HostCannotError
+        if the kernel refuses, saying what it said.
         """
         self.ring_bytes = ring_bytes
+        self._cache = cache
         self._stack = ExitStack()
         self._attached: list[int] = []
         self._maps: dict[str, int] = {}
@@ -78,16 +80,16 @@ class EventProbes:
                     spec.type, spec.key_bytes, spec.value_bytes, max_entries, flags=spec.flags, name=spec.name
                 )
             )
-        programs = {program.name: program for program in image.programs}
-        self._load_programs(programs, events.TRACEPOINTS)
+        self._load_programs(image, events.TRACEPOINTS)
         try:
-            self._load_programs(programs, events.SYSCALL_TRACEPOINTS)
+            self._load_programs(image, events.SYSCALL_TRACEPOINTS)
         except OSError:
-            self._load_programs(programs, events.RAW_TRACEPOINTS)
+            self._load_programs(build_raw_image(self._cache), events.RAW_TRACEPOINTS)
         for number, call in events.numbered_calls().items():
             bpf.map_update(self._maps["calls"], struct.pack("<I", number), call.pack())
 
-    def _load_programs(self, programs: Mapping[str, compiler.Program], names: Iterable[str]) -> None:
+    def _load_programs(self, image: compiler.Image, names: Iterable[str]) -> None:
+        programs = {program.name: program for program in image.programs}
         for name in names:
             code = self.relocate(programs[name])
             self._programs[name] = self._own(bpf.program_load(_KINDS[name], name, code))
@@ -182,8 +184,13 @@ def _possible_cpus() -> int:
 def build_image(cache: Path | None = None) -> compiler.Image:
     """Compile all programs, or take them from the cache. Raises HostCannotError if this host lacks something."""
     tracefs()  # bcc reads tracepoint formats there: say what is missing before it does
-    programs = [*_KINDS, functions.PROGRAM]
+    programs = [*events.TRACEPOINTS, *events.SYSCALL_TRACEPOINTS, functions.PROGRAM]
     return compiler.build([events.SOURCE, functions.SOURCE], programs, cache)
+
+
+def build_raw_image(cache: Path | None = None) -> compiler.Image:
+    """The programs for RAW_TRACEPOINTS alone, with the same maps. Raises HostCannotError like `build_image`."""
+    return compiler.build([events.SOURCE, events.RAW_SOURCE], [*events.RAW_TRACEPOINTS], cache)
 
 
 def build_event_probes(ring_bytes: int = DEFAULT_RING_BYTES) -> EventProbes:

@@ -12,8 +12,10 @@ from observe.errors import HostCannotError
 from observe.model import Kind
 
 SOURCE = "events.bpf.c"
+#: Stands behind `SOURCE` where the kernel does not take `SYSCALL_TRACEPOINTS`.
+RAW_SOURCE = "raw_syscalls.bpf.c"
 
-#: Program of the source → raw tracepoint it is attached to, where the kernel does not take `SYSCALL_TRACEPOINTS`.
+#: Program of `RAW_SOURCE` → raw tracepoint it is attached to.
 RAW_TRACEPOINTS = {"raw_sys_enter": "sys_enter", "raw_sys_exit": "sys_exit"}
 
 #: Program of the source → tracepoint (folder below tracefs' events/) it is attached to.

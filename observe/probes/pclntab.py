@@ -74,14 +74,24 @@ class Table:
         """Number of functions."""
         return len(self.names_at)
 
-    def __iter__(self) -> Iterator[tuple[int, bytes]]:
-        """(index, name) of every function. Raises BinaryError at a name that does not end where names do."""
-        names = self.names
+    def starting_with(self, prefixes: tuple[bytes, ...]) -> Iterator[tuple[int, bytes]]:
+        """(index, name) of every function whose name begins with one of the prefixes.
+
+        Raises BinaryError if any function's name does not end where names do.
+        """
+        names, ends = self.names, self._name_ends().tolist()
         for index, start in enumerate(self.names_at.tolist()):
-            end = names.find(b"\0", start, start + _LONGEST_NAME_BYTES)
-            if end < 0:
-                raise BinaryError(f"corrupt function table: the name of function {index} does not end")
-            yield index, names[start:end]
+            if names.startswith(prefixes, start, ends[index]):
+                yield index, names[start : ends[index]]
+
+    def _name_ends(self) -> npt.NDArray[np.int64]:
+        nuls = np.flatnonzero(np.frombuffer(self.names, dtype=np.uint8) == 0)
+        places = np.searchsorted(nuls, self.names_at)
+        ends = np.append(nuls, np.iinfo(np.int64).max)[places]
+        endless = np.flatnonzero(ends - self.names_at.astype(np.int64) >= _LONGEST_NAME_BYTES)
+        if len(endless):
+            raise BinaryError(f"corrupt function table: the name of function {endless[0]} does not end")
+        return ends
 
 
 @dataclass(frozen=True, slots=True)

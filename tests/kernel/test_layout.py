@@ -133,7 +133,7 @@ def test_an_image_survives_its_journey(image: Image) -> None:
 def test_an_image_names_each_place_of_a_map(image: Image) -> None:
     names = {spec.name for spec in image.maps}
     assert {"records", "counters", "lineage", "pending", "calls", "connections"} <= names
-    tracepoints = {*events.RAW_TRACEPOINTS, *events.SYSCALL_TRACEPOINTS, *events.TRACEPOINTS}
+    tracepoints = {*events.SYSCALL_TRACEPOINTS, *events.TRACEPOINTS}
     assert {program.name for program in image.programs} == {*tracepoints, functions.PROGRAM}
     for program in image.programs:
         places = dict(program.maps)
