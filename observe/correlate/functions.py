@@ -163,7 +163,10 @@ def _depart(found: Pieces, rules: FunctionRules, phase: int) -> None:
 
 
 def _bounded(frames: Sequence[Frame], rules: FunctionRules, bounds: tuple[int, int]) -> Iterator[tuple[int, int, int]]:
-    """Pieces of phases that begin where a function returns, or end where one is entered."""
+    """Pieces of phases that begin where a function returns, or end where one is entered.
+
+    Without a function of its own such a phase is the first part of the operation, or the last.
+    """
     for number, phase in enumerate(rules.phases):
         if phase.to_entry:
             entry = next((frame for frame in frames if matches(frame.function, phase.to_entry)), None)
@@ -172,6 +175,8 @@ def _bounded(frames: Sequence[Frame], rules: FunctionRules, bounds: tuple[int, i
         if phase.from_return:
             ends = [frame.end_ns for frame in frames if frame.complete and matches(frame.function, phase.from_return)]
             starts = [frame.start_ns for frame in frames if number in rules.phases_of(frame.function)]
+            if not phase.functions:
+                starts = [bounds[1]]
             begun = [end for end in ends if any(end <= start for start in starts)]
             if begun:
                 yield number, max(begun), min(start for start in starts if start >= max(begun))

@@ -83,7 +83,7 @@ class Phase:
     several: bool = False
     #: Functions whose entry ends it (it begins with the operation), for a phase without a function of its own.
     to_entry: tuple[str, ...] = ()
-    #: Functions whose return begins it, if it begins before its own functions do.
+    #: Functions whose return begins it: before its own functions do, or, if it has none, until the operation's end.
     from_return: tuple[str, ...] = ()
     #: Phases inside whose functions its own may run, though none of them is its parent.
     within: tuple[str, ...] = ()

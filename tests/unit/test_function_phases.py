@@ -47,8 +47,17 @@ def method(name: str) -> str:
     return f"{DAEMON}(*Daemon).{name}"
 
 
-def frame(function: str, start_ns: int, end_ns: int, depth: int = 64, *, g: int = REQUEST_G, pid: int = 1) -> Frame:
-    return Frame(function, pid, g, depth, start_ns, end_ns)
+def frame(
+    function: str,
+    start_ns: int,
+    end_ns: int,
+    depth: int = 64,
+    *,
+    g: int = REQUEST_G,
+    pid: int = 1,
+    complete: bool = True,
+) -> Frame:
+    return Frame(function, pid, g, depth, start_ns, end_ns, complete)
 
 
 def pieces(operation: str, *frames: Frame, programs=NOBODY, failed: bool = False, bounds=BOUNDS) -> Pieces:
@@ -297,9 +306,18 @@ def test_going_on_with_a_phase_after_those_below_it_is_none():
 
 
 def test_a_phase_may_end_where_a_function_is_entered():
-    assert of("create", frame(method("containerCreate"), 30, 90)) == {"create.request": [(0, 30)]}
-    assert of("create", frame(method("containerStart"), 30, 90)) == {}
-    assert of("start", frame(method("containerStart"), 30, 90), bounds=(10, 100)) == {"start.validate": [(10, 30)]}
+    entered = frame(method("containerCreate"), 30, 90, complete=False)
+    assert of("create", entered) == {"create.request": [(0, 30)]}
+    assert of("start", entered) == {}
+    entered = frame(method("containerStart"), 30, 90, complete=False)
+    assert of("start", entered, bounds=(10, 100)) == {"start.validate": [(10, 30)]}
+
+
+def test_a_phase_may_be_what_comes_after_a_function_until_the_end():
+    found = of("create", frame(method("containerCreate"), 30, 90), bounds=(10, 100))
+    assert found == {"create.request": [(10, 30)], "create.answer": [(90, 100)]}
+    found = of("start", frame(method("containerStart"), 30, 90), bounds=(10, 100))
+    assert found == {"start.validate": [(10, 30)], "start.answer": [(90, 100)]}
 
 
 def test_a_phase_may_begin_where_a_function_returns():
@@ -527,7 +545,7 @@ def test_hits_are_counted_where_they_lie_and_their_cost_is_taken_off():
     )
     hits = {span.id: span.probe_hits for span in run.phases if span.probe_hits}
     # A phase ends before the moment of its return: that hit is of what comes next.
-    assert hits == {"create": 3, "create.verify": 1, "create.new_container": 3, "create.os_specific": 1}
+    assert hits == {"create": 3, "create.verify": 1, "create.new_container": 3, "create.answer": 1}
     assert sum(hits.values()) == 8
     new = phase(run, "create.new_container")
     assert (new.self_ns, new.corrected_self_ns) == (30_000, 30_000 - 2 * 2_000 - 5_000)
@@ -624,7 +642,7 @@ def test_every_phase_of_a_real_run_has_its_functions(real):
     for run in runs:
         seen = {span.id: span.evidence for span in run.phases if span.id != "start.cleanup"}
         assert set(seen.values()) == {Evidence.FUNCTION}
-        assert len(seen) == (12 if run.operation == "create" else 29)
+        assert len(seen) == (13 if run.operation == "create" else 30)
         assert run.departures == ()
         assert sum(span.self_ns or 0 for span in run.phases) == run.duration_ns
         assert run.unattributed_ns < run.duration_ns / 20

@@ -27,6 +27,7 @@ CREATE = [
     "create.os_specific",
     "create.network",
     "create.register",
+    "create.answer",
 ]
 SPEC = [
     "common",
@@ -62,6 +63,7 @@ START = [
     "start.containerd_start.runc_start",
     "start.save_state",
     "start.cleanup",
+    "start.answer",
 ]
 
 
