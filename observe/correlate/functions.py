@@ -113,7 +113,7 @@ def pieces_of(
             current = max(current, phase)
         taken.append(_Taken(frame, phase))
         found.add(phase, *_clip(frame.start_ns, frame.end_ns, bounds))
-    for phase, start_ns, end_ns in _bounded(frames, rules, bounds):
+    for phase, start_ns, end_ns in _bounded([frame for frame in frames if not elsewhere(frame)], rules, bounds):
         found.add(phase, *_clip(start_ns, end_ns, bounds))
     _join(found, rules)
     return found
@@ -163,7 +163,7 @@ def _depart(found: Pieces, rules: FunctionRules, phase: int) -> None:
 
 
 def _bounded(frames: Sequence[Frame], rules: FunctionRules, bounds: tuple[int, int]) -> Iterator[tuple[int, int, int]]:
-    """Pieces of phases that begin where a function returns, or end where one is entered.
+    """Pieces of phases that begin where a function returns, or end where one is entered, on the request's goroutine.
 
     Without a function of its own such a phase is the first part of the operation, or the last.
     """

@@ -314,10 +314,13 @@ def test_a_phase_may_end_where_a_function_is_entered():
 
 
 def test_a_phase_may_be_what_comes_after_a_function_until_the_end():
-    found = of("create", frame(method("containerCreate"), 30, 90), bounds=(10, 100))
-    assert found == {"create.request": [(10, 30)], "create.answer": [(90, 100)]}
-    found = of("start", frame(method("containerStart"), 30, 90), bounds=(10, 100))
-    assert found == {"start.validate": [(10, 30)], "start.answer": [(90, 100)]}
+    told = frame(method("LogContainerEvent"), 70, 80)
+    assert of("create", told, bounds=(10, 100)) == {"create.register": [(70, 80)], "create.answer": [(80, 100)]}
+    assert of("start", told, bounds=(10, 100)) == {"start.save_state": [(70, 80)], "start.answer": [(80, 100)]}
+    # Another goroutine tells of the container's end, maybe before the answer to its start.
+    ended = frame(method("LogContainerEvent"), 85, 90, g=REQUEST_G + 1)
+    found = pieces_of([told, ended], RULES["start"].functions, (10, 100), lambda f: f is ended, NOBODY, failed=False)
+    assert by_id("start", found)["start.answer"] == [(80, 100)]
 
 
 def test_a_phase_may_begin_where_a_function_returns():
@@ -545,7 +548,7 @@ def test_hits_are_counted_where_they_lie_and_their_cost_is_taken_off():
     )
     hits = {span.id: span.probe_hits for span in run.phases if span.probe_hits}
     # A phase ends before the moment of its return: that hit is of what comes next.
-    assert hits == {"create": 3, "create.verify": 1, "create.new_container": 3, "create.answer": 1}
+    assert hits == {"create": 3, "create.verify": 1, "create.new_container": 3, "create.os_specific": 1}
     assert sum(hits.values()) == 8
     new = phase(run, "create.new_container")
     assert (new.self_ns, new.corrected_self_ns) == (30_000, 30_000 - 2 * 2_000 - 5_000)
