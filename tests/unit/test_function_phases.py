@@ -776,7 +776,7 @@ def test_json_tells_what_was_probed_and_what_could_not_be(real):
     assert len(image["pieces"]) == 2
     assert sum(length for _, length in image["pieces"]) == image["duration_ns"]
     assert image["corrected_self_ns"] < image["self_ns"]
-    assert by_phase["create.network"]["at_floor"]
+    assert by_phase["create.security"]["at_floor"]
     assert not by_phase["create.rw_layer"]["at_floor"]
 
 
