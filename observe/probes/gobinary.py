@@ -68,13 +68,16 @@ class GoBinary:
 
     def matching(self, patterns: Iterable[str]) -> tuple[Function, ...]:
         """The functions that match any of the patterns (see `compile_pattern`), by address."""
-        exact, prefixes, globs = _sieve(patterns)
+        globs = [compile_pattern(pattern) for pattern in patterns]
         # Most names fail the first test, which a few short beginnings make cheap.
-        roots = tuple({beginning[:_ROOT_BYTES] for beginning in (*exact, *prefixes)})
+        roots = tuple({glob.beginning[:_ROOT_BYTES] for glob in globs})
+        literal = {glob.beginning for glob in globs if not glob.expression}
+        others = [glob for glob in globs if glob.expression]
+        beginnings = tuple({glob.beginning for glob in others})
         return tuple(
             self._function(index, name)
             for index, name in self.table.starting_with(roots)
-            if name in exact or (name.startswith(prefixes) and globs.match(name))
+            if name in literal or (name.startswith(beginnings) and any(glob.match(name) for glob in others))
         )
 
     def code(self, function: Function) -> bytes:
@@ -128,35 +131,38 @@ def read_binary(stream: BinaryIO) -> GoBinary:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """A glob of Go symbols. Most are literal, most names fail at the beginning: an expression is the last resort."""
+
+    #: What every match begins with; all of it, if there is no `expression`.
+    beginning: bytes
+    expression: str
+
+    def match(self, name: bytes) -> bool:
+        """Whether a whole name, in UTF-8, is meant."""
+        if not self.expression:
+            return name == self.beginning
+        return name.startswith(self.beginning) and _compiled(self.expression).match(name) is not None
+
+
 @cache
-def compile_pattern(pattern: str) -> re.Pattern[bytes]:
-    """A glob of Go symbols as a regular expression for their UTF-8.
+def compile_pattern(pattern: str) -> Pattern:
+    """A glob of Go symbols.
 
     As in fnmatch (case matters), except that what every Go symbol may contain is literal: the star of a pointer
     receiver, "(*Daemon)", and the dots of a generic one, "[...]".
     """
-    return re.compile(fnmatch.translate(_protected(pattern)).encode())
+    protected = pattern.replace("[...]", "[[]...]").replace("(*", "([*]")
+    # What stands for itself only is in brackets of one character.
+    literal = re.sub(r"\[([*[])\]", "\0\\1", protected)
+    prefix = re.split(r"(?<!\0)[*?[]", literal, maxsplit=1)[0]
+    return Pattern(prefix.replace("\0", "").encode(), "" if prefix == literal else fnmatch.translate(protected))
 
 
-def _protected(pattern: str) -> str:
-    return pattern.replace("[...]", "[[]...]").replace("(*", "([*]")
-
-
-def _sieve(patterns: Iterable[str]) -> tuple[frozenset[bytes], tuple[bytes, ...], re.Pattern[bytes]]:
-    """Exact names; what a name that matches a glob begins with; the globs as one expression. Cheapest test first."""
-    exact, prefixes, globs = set(), set(), []
-    for pattern in patterns:
-        protected = _protected(pattern)
-        # What stands for itself only is in brackets of one character.
-        literal = re.sub(r"\[([*[])\]", "\0\\1", protected)
-        prefix = re.split(r"(?<!\0)[*?[]", literal, maxsplit=1)[0]
-        plain = prefix.replace("\0", "").encode()
-        if prefix == literal:
-            exact.add(plain)
-        else:
-            prefixes.add(plain)
-            globs.append(fnmatch.translate(protected).encode())
-    return frozenset(exact), tuple(sorted(prefixes)), re.compile(b"|".join(globs))
+@cache
+def _compiled(expression: str) -> re.Pattern[bytes]:
+    return re.compile(expression.encode())
 
 
 def _go_version(image: Image) -> str:

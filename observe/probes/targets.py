@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ class Targets:
 
 
 def find_targets(engine: Engine, catalogue: Catalogue, cache: Path | None) -> Targets:
-    """Read the engine's binaries in a child process, or take what the cache has.
+    """Read the engine's binaries in two child processes, or take what the cache has.
 
     A binary that cannot be read is a warning.
     """
@@ -38,7 +39,11 @@ def find_targets(engine: Engine, catalogue: Catalogue, cache: Path | None) -> Ta
     daemons = {"dockerd": engine.pid, "containerd": engine.containerd_pid or 0}
     found: dict[str, tuple[Path, int, Resolution]] = {}
     warnings = []
-    for name, resolution in resolve_in_child(files, patterns, cache).items():
+    # dockerd is as large as all the others together, and two processors are everywhere.
+    groups = [{"dockerd": files["dockerd"]}, {name: path for name, path in files.items() if name != "dockerd"}]
+    with ThreadPoolExecutor(len(groups)) as pool:
+        answers = list(pool.map(lambda group: resolve_in_child(group, patterns, cache), groups))
+    for name, resolution in [pair for answer in answers for pair in answer.items()]:
         if isinstance(resolution, ObserveError):
             warnings.append(f"functions of {name} are not timed: {resolution}")
         else:

@@ -187,7 +187,11 @@ def engine(monkeypatch):
         monkeypatch.setattr(finding, "binaries", lambda _engine: files)
         monkeypatch.setattr(finding, "resolve_in_child", resolve_in_child)
         found = find_targets(SimpleNamespace(pid=40, containerd_pid=containerd_pid), CATALOGUE, Path("/cache"))
-        assert asked == [(files, wanted(CATALOGUE), Path("/cache"))]
+        # dockerd by itself, the others together; each with everything that is wanted.
+        groups = sorted((sorted(paths) for paths, _, _ in asked), key=len)
+        assert groups == [["dockerd"], ["containerd", "containerd-shim-runc-v2", "runc"]]
+        assert {name: path for paths, _, _ in asked for name, path in paths.items()} == files
+        assert all(rest == (wanted(CATALOGUE), Path("/cache")) for _, *pair in asked for rest in [tuple(pair)])
         return found
 
     return make
