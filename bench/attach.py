@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """How long do attaching and detaching take, and does anybody notice? Everything attached, an engine that is at work.
 
-`python bench/attach.py [times]`, as root, on a private engine: attaches so many times without and with the cache,
-while four clients create and start. Prints a markdown table of seconds.
+`python bench/attach.py [times]`, as root, on a private engine: attaches so many times with nothing in the cache, to an
+engine that it has not seen (*cold*: the programs are there, `make setup` or `observe doctor` has compiled them), and to
+one that it knows; first alone, then while four clients create and start. Prints a markdown table of seconds.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -58,13 +61,26 @@ def fill(socket: str, cache: Path) -> None:
         session.start()
 
 
+def of_programs(cache: Path) -> Path:
+    """A cache with the compiled programs of another, and nothing of any engine."""
+    folder = Path(tempfile.mkdtemp(dir=cache.parent))
+    for kept in cache.glob("programs-*"):
+        shutil.copy(kept, folder)
+    return folder
+
+
 def rows(socket: str, cache: Path, times: int, clients: int) -> None:
-    """Print one row for attaching cold, one for attaching with the cache and one for detaching."""
-    measured: dict[str, list[float]] = {"attach, cold": [], "attach, cached": [], "detach": []}
+    """Print one row for each kind of attaching and one for detaching."""
     fill(socket, cache)
+    kinds: dict[str, Callable[[], Path | None]] = {
+        "attach, nothing compiled": lambda: None,
+        "attach, cold": lambda: of_programs(cache),
+        "attach, cached": lambda: cache,
+    }
+    measured: dict[str, list[float]] = {name: [] for name in (*kinds, "detach")}
     for _ in range(times):
-        for name, folder in (("attach, cold", None), ("attach, cached", cache)):
-            with Session(find_engine(f"unix://{socket}"), SessionOptions(cache=folder)) as session:
+        for name, folder in kinds.items():
+            with Session(find_engine(f"unix://{socket}"), SessionOptions(cache=folder())) as session:
                 start = time.monotonic()
                 session.start()
                 measured[name].append(time.monotonic() - start)

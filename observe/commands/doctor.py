@@ -13,7 +13,8 @@ from typing import Any
 
 from observe import host, phases
 from observe.engine import Engine, find_engine
-from observe.errors import HostCannotError
+from observe.errors import HostCannotError, ObserveError
+from observe.probes.attach import build_image
 from observe.probes.cache import cache_folder
 from observe.probes.targets import Targets, find_targets
 
@@ -96,8 +97,11 @@ def diagnose(docker_host: str | None) -> Diagnosis:
     targets = find_targets(engine, catalogue, cache_folder()) if engine else Targets((), (), ())
     names = [function.name for target in targets.targets for function in target.functions]
     functions = {phase.id: functions_of(phase, names) for phase in documented}
+    of_host = host.checks()
+    if all(check.ok for check in of_host if check.needed):
+        of_host += (_program_check(),)
     return Diagnosis(
-        checks=(*host.checks(), *of_engine, *_binary_checks(targets)),
+        checks=(*of_host, *of_engine, *_binary_checks(targets)),
         engine=engine,
         phases=len(documented),
         phases_with_kernel_evidence=sum(bool(phase.evidence) for phase in documented),
@@ -143,9 +147,18 @@ def _functions(found: Diagnosis) -> Iterator[str]:
 
 def functions_of(phase: phases.Phase, names: Iterable[str]) -> tuple[str, ...]:
     """Those of the functions that bound a phase, the catalogue's first pattern first."""
-    patterns = phase.functions or phase.to_entry
+    patterns = phase.functions or phase.to_entry or phase.from_return
     found = [name for pattern in patterns for name in names if fnmatchcase(name, pattern)]
     return tuple(dict.fromkeys(found))
+
+
+def _program_check() -> host.Check:
+    """Whether our programs compile here; they stay in the cache, so that the first recording attaches at once."""
+    try:
+        image = build_image(cache_folder())
+    except ObserveError as error:
+        return host.Check("programs", ok=False, needed=True, found=str(error))
+    return host.Check("programs", ok=True, needed=True, found=f"{len(image.programs)} BPF programs compile")
 
 
 def _binary_checks(targets: Targets) -> Iterator[host.Check]:
