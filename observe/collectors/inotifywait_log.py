@@ -19,30 +19,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+from observe.inotify_words import MASK_WORDS
 from observe.model import Event, EventBatch, Kind, Mark
 
-#: inotifywait's words for the bits of linux/inotify.h. CLOSE and MOVE only sum up a word that stands beside them.
-MASK_WORDS = {
-    "ACCESS": 0x1,
-    "MODIFY": 0x2,
-    "ATTRIB": 0x4,
-    "CLOSE_WRITE": 0x8,
-    "CLOSE_NOWRITE": 0x10,
-    "OPEN": 0x20,
-    "MOVED_FROM": 0x40,
-    "MOVED_TO": 0x80,
-    "CREATE": 0x100,
-    "DELETE": 0x200,
-    "DELETE_SELF": 0x400,
-    "MOVE_SELF": 0x800,
-    "UNMOUNT": 0x2000,
-    "Q_OVERFLOW": 0x4000,
-    "IGNORED": 0x8000,
-    "ISDIR": 0x4000_0000,
-    "ONESHOT": 0x8000_0000,
-    "CLOSE": 0,
-    "MOVE": 0,
-}
 #: Events that the kernel always reports with the name of what they happened to.
 _NEEDS_NAME = MASK_WORDS["CREATE"] | MASK_WORDS["DELETE"] | MASK_WORDS["MOVED_FROM"] | MASK_WORDS["MOVED_TO"]
 

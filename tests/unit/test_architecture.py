@@ -24,6 +24,8 @@ LEFT_OF["api"] = LEFT_OF["reports"] | {"reports"}
 #: Every room may use these; among themselves they may use what stands here.
 COMMONS = {
     "errors": set(),
+    "escape": set(),
+    "inotify_words": set(),
     "resources": {"errors"},
     "model": set(),
     "engine": {"model", "errors", "resources"},

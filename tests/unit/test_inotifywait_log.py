@@ -6,7 +6,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from observe.collectors.inotifywait_log import MASK_WORDS, read_log
+from observe.collectors.inotifywait_log import read_log
+from observe.inotify_words import MASK_WORDS
 from observe.model import Kind, Mark
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
