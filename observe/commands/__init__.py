@@ -21,6 +21,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "record": "record a live dockerd while a command runs, or until stopped",
         "report": "show where the time went: one run's timeline, or percentiles of many",
         "compare": "tell which phase became slower, by how much, and whether that could be chance",
+        "export": "write a recording for other programs: Perfetto, OpenTelemetry, DuckDB, spreadsheets",
         "import": "make a recording of a log that was recorded elsewhere",
         "phases": "list the documented phases",
     }

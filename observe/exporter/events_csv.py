@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Events as comma-separated values (RFC 4180), one row an event: what `report -f csv`, a row a phase, sums up.
+
+`run` and `phase` are those of the report, empty for an event of no operation; `function` is the Go function of an entry
+or a return. The other columns are those of `observe.open(…).events`, with the arguments of an exec as a shell would
+take them. Text is escaped as in the report's csv: a row is one line, and nothing that a spreadsheet would calculate.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import shlex
+from collections.abc import Callable
+
+from observe.escape import spreadsheet_safe
+from observe.exporter.events import EventTable, kind_label
+from observe.exporter.programs import arguments
+
+NUMBERS = ("goroutine", "ret", "flags", "pid", "tid", "fd")
+COLUMNS = (
+    "run",
+    "phase",
+    "time_ns",
+    "duration_ns",
+    "kind",
+    "function",
+    *NUMBERS,
+    "comm",
+    "path",
+    "path2",
+    "detail",
+    "marks",
+)
+
+
+def encode(table: EventTable) -> str:
+    """The header and the rows, each with CR LF at its end."""
+    out = io.StringIO()
+    write = csv.writer(out, lineterminator="\r\n")
+    write.writerow(COLUMNS)
+    write.writerows(zip(*(_cells(table, name) for name in COLUMNS), strict=True))
+    return out.getvalue()
+
+
+def _cells(table: EventTable, name: str) -> list[str] | list[int]:
+    rows, strings = table.events.rows, table.events.strings
+    if name == "run":
+        return ["" if number < 0 else str(number) for number in table.run.tolist()]
+    if name == "phase":
+        return [*map([*table.phases, ""].__getitem__, table.phase.tolist())]
+    if name == "kind":
+        return [*map(kind_label, rows["kind"].tolist())]
+    if name == "function":
+        symbols = {0: ""} | {number: spreadsheet_safe(symbol) for number, symbol in table.functions.items()}
+        return [*map(symbols.__getitem__, table.function.tolist())]
+    if name in ("comm", "path", "path2", "detail"):
+        readable: Callable[[str], str] = _command if name == "detail" else str
+        texts = [spreadsheet_safe(readable(text)) for text in strings]
+        return [*map(texts.__getitem__, rows[name].tolist())]
+    numbers: list[int] = rows[name].tolist()
+    return numbers
+
+
+def _command(detail: str) -> str:
+    """Arguments as one line for a shell; what is no list of them stays as it is."""
+    return shlex.join(arguments(detail)) if "\0" in detail else detail
