@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,65 +15,78 @@ from observe.model import Event, EventBatch, Item, Kind, Mark, NoteKind, Run
 
 #: What tells events apart: a thread does one thing at a time.
 _KEY = np.dtype([("time_ns", "<u8"), ("tid", "<u4"), ("kind", "<u2")])
-_LABELS = {kind.value: kind.label for kind in Kind}
+_LABELS = {0: ""} | {kind.value: kind.label for kind in Kind}
+_FUNCTIONS = (Kind.FUNCTION_ENTRY, Kind.FUNCTION_RETURN)
+#: A number that an event has room for.
+_MAX_FUNCTION = 0xFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """A column of text: for each event, shape (n,), the place of its text in `values`; "" is none."""
+
+    codes: npt.NDArray[Any]
+    values: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
 class EventTable:
-    """Events in the order of the file. `run` and `phase` have shape (n,); -1 is an event of no operation."""
+    """Events in the order of the file, each with the run and the phase that it belongs to."""
 
     events: EventBatch
-    #: Number of the run, from 0, in the order in which the runs were given.
+    #: Number of the run, shape (n,), from 0, in the order in which the runs were given; -1: of no operation.
     run: npt.NDArray[np.int32]
-    #: Index into `phases`.
+    #: Place in `phases` of the innermost phase, shape (n,); the first of them, 0, is none.
     phase: npt.NDArray[np.int32]
     phases: tuple[str, ...]
-    #: Number of the function of an entry or a return, shape (n,); 0 for everything else.
-    function: npt.NDArray[np.int64]
-    #: Number of a function → its symbol.
-    functions: Mapping[int, str]
+    #: Symbols of the functions by their numbers; "" for a number that is no function.
+    functions: tuple[str, ...]
+
+    def texts(self, name: str) -> Texts:
+        """One of the columns of text: phase, kind, function, comm, path, path2, detail (see `Event`)."""
+        rows = self.events.rows
+        if name == "phase":
+            return Texts(self.phase, self.phases)
+        if name == "kind":
+            numbers = range(int(rows["kind"].max(initial=0)) + 1)
+            return Texts(rows["kind"], [_LABELS.get(number, f"kind_{number}") for number in numbers])
+        if name == "function":
+            # Above 16 bits stands the stack pointer, if Go passes arguments on the stack.
+            numbers = np.where(np.isin(rows["kind"], _FUNCTIONS), rows["flags"] & _MAX_FUNCTION, 0).astype(np.int64)
+            return Texts(np.where(numbers < len(self.functions), numbers, 0), self.functions)
+        return Texts(rows[name], self.events.strings)
 
 
 def table(items: Iterable[Item], runs: Sequence[Run]) -> EventTable:
-    """All events of a recording, given as its items, and which of them belong to its runs, which brought theirs along."""
+    """The events of a recording, given as its items, and which belong to its runs, which brought their own along."""
     batches: list[EventBatch] = []
-    functions: dict[int, str] = {}
+    functions = {0: ""}
     for item in items:
         if isinstance(item, EventBatch):
             batches.append(item)
-        elif item.kind is NoteKind.FUNCTION and "number" in item.data:
+        elif item.kind is NoteKind.FUNCTION and 0 < int(item.data.get("number", 0)) <= _MAX_FUNCTION:
             functions[int(item.data["number"])] = str(item.data["name"])
     events = EventBatch.concat(batches)
-    run, phase, phases = _owners(events, runs)
-    is_function = np.isin(events.rows["kind"], (Kind.FUNCTION_ENTRY, Kind.FUNCTION_RETURN))
-    # Above 16 bits stands the stack pointer, if Go passes arguments on the stack.
-    number = np.where(is_function, events.rows["flags"] & 0xFFFF, 0).astype(np.int64)
-    number[~np.isin(number, [*functions])] = 0
-    return EventTable(events, run, phase, phases, number, functions)
-
-
-def kind_label(kind: int) -> str:
-    """The name of a kind, also of one that this version does not know."""
-    return _LABELS.get(kind, f"kind_{kind}")
+    symbols = tuple(functions.get(number, "") for number in range(max(functions) + 1))
+    return EventTable(events, *_owners(events, runs), symbols)
 
 
 def _owners(
     events: EventBatch, runs: Sequence[Run]
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], tuple[str, ...]]:
-    """Run and phase of each event, and the ids of the phases."""
-    phases: dict[str, int] = {}
-    owners = np.array(
-        [(number, phases.setdefault(phase, len(phases))) for number, run in enumerate(runs) for phase, _ in run.events],
-        dtype=np.int32,
-    ).reshape(-1, 2)
+    """Run and phase of each event, and what the numbers of the phases mean."""
+    phases = {"": 0}
+    owners = [
+        (number, phases.setdefault(phase, len(phases))) for number, run in enumerate(runs) for phase, _ in run.events
+    ]
     owned = [event for run in runs for _, event in run.events]
     place = _find(events.rows, np.array([(event.time_ns, event.tid, event.kind) for event in owned], dtype=_KEY))
     for index, row in _find_file_events(events, owned):
         place[index] = row
-    places = np.full((len(events), 2), -1, dtype=np.int32)
+    run, phase = np.full(len(events), -1, dtype=np.int32), np.zeros(len(events), dtype=np.int32)
     found = place >= 0
-    places[place[found]] = owners[found]
-    return places[:, 0], places[:, 1], tuple(phases)
+    run[place[found]], phase[place[found]] = np.array(owners, dtype=np.int32).reshape(-1, 2)[found].T
+    return run, phase, tuple(phases)
 
 
 def _find(rows: npt.NDArray[np.void], wanted: npt.NDArray[np.void]) -> npt.NDArray[np.int64]:

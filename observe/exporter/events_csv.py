@@ -11,27 +11,14 @@ from __future__ import annotations
 import csv
 import io
 import shlex
-from collections.abc import Callable
 
 from observe.escape import spreadsheet_safe
-from observe.exporter.events import EventTable, kind_label
+from observe.exporter.events import EventTable
 from observe.exporter.programs import arguments
 
-NUMBERS = ("goroutine", "ret", "flags", "pid", "tid", "fd")
-COLUMNS = (
-    "run",
-    "phase",
-    "time_ns",
-    "duration_ns",
-    "kind",
-    "function",
-    *NUMBERS,
-    "comm",
-    "path",
-    "path2",
-    "detail",
-    "marks",
-)
+_NUMBERS = ("goroutine", "ret", "flags", "pid", "tid", "fd")
+_TEXTS = ("phase", "kind", "function", "comm", "path", "path2", "detail")
+COLUMNS = ("run", "time_ns", "duration_ns", *_TEXTS[:3], *_NUMBERS, *_TEXTS[3:], "marks")
 
 
 def encode(table: EventTable) -> str:
@@ -44,21 +31,14 @@ def encode(table: EventTable) -> str:
 
 
 def _cells(table: EventTable, name: str) -> list[str] | list[int]:
-    rows, strings = table.events.rows, table.events.strings
     if name == "run":
         return ["" if number < 0 else str(number) for number in table.run.tolist()]
-    if name == "phase":
-        return [*map([*table.phases, ""].__getitem__, table.phase.tolist())]
-    if name == "kind":
-        return [*map(kind_label, rows["kind"].tolist())]
-    if name == "function":
-        symbols = {0: ""} | {number: spreadsheet_safe(symbol) for number, symbol in table.functions.items()}
-        return [*map(symbols.__getitem__, table.function.tolist())]
-    if name in ("comm", "path", "path2", "detail"):
-        readable: Callable[[str], str] = _command if name == "detail" else str
-        texts = [spreadsheet_safe(readable(text)) for text in strings]
-        return [*map(texts.__getitem__, rows[name].tolist())]
-    numbers: list[int] = rows[name].tolist()
+    if name in _TEXTS:
+        column = table.texts(name)
+        readable = map(_command, column.values) if name == "detail" else column.values
+        texts = [*map(spreadsheet_safe, readable)]
+        return [*map(texts.__getitem__, column.codes.tolist())]
+    numbers: list[int] = table.events.rows[name].tolist()
     return numbers
 
 

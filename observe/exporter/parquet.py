@@ -9,7 +9,7 @@ that is unknown or empty is null.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -22,9 +22,9 @@ import pyarrow.parquet as pq
 from observe import __version__
 from observe.escape import printable
 from observe.exporter import Recorded
-from observe.exporter.events import EventTable, kind_label
+from observe.exporter.events import EventTable, Texts
 from observe.exporter.programs import arguments
-from observe.model import EventBatch, Kind, Run, Span
+from observe.model import Kind, Run, Span
 
 _BOOT = "ns of the boot clock"
 _TEXT = pa.dictionary(pa.int32(), pa.string())
@@ -157,42 +157,33 @@ def _of_events(column: Column, table: EventTable) -> pa.Array:
     rows = table.events.rows
     if column.name == "run":
         return pa.array(table.run, column.type, mask=table.run < 0)
-    if column.name == "phase":
-        return _dictionary(table.phase, lambda code: table.phases[code], table.phase < 0)
-    if column.name == "kind":
-        return _dictionary(rows["kind"], kind_label)
-    if column.name == "function":
-        return _dictionary(table.function, lambda code: printable(table.functions[code]), table.function == 0)
+    # The arguments of an exec are a list; whatever else is a detail is one text.
     is_exec = rows["kind"] == Kind.SCHED_PROCESS_EXEC
     if column.name == "arguments":
-        return _arguments(table.events, is_exec)
+        return _arguments(table.texts("detail"), is_exec)
     if column.type == _TEXT:
-        codes = rows[column.name]
-        hidden = (codes == 0) | is_exec if column.name == "detail" else codes == 0
-        return _dictionary(codes, lambda code: printable(table.events.strings[code]), hidden)
-    return pa.array(np.ascontiguousarray(rows[column.name]).astype(column.type.to_pandas_dtype()), column.type)
+        texts = table.texts(column.name)
+        return _dictionary(texts, is_exec if column.name == "detail" else np.zeros(len(rows), dtype=bool))
+    return pa.array(rows[column.name].astype(column.type.to_pandas_dtype()), column.type)
 
 
-def _dictionary(
-    codes: npt.NDArray[Any], text: Callable[[int], str], hidden: npt.NDArray[np.bool_] | None = None
-) -> pa.DictionaryArray:
-    """The texts of codes, with those that occur as its dictionary; null where hidden."""
-    hidden = np.zeros(len(codes), dtype=bool) if hidden is None else hidden
-    used, place = _places(codes, hidden)
-    return pa.DictionaryArray.from_arrays(
-        pa.array(place, mask=hidden), pa.array([text(code) for code in used], pa.string())
-    )
+def _dictionary(texts: Texts, hidden: npt.NDArray[np.bool_]) -> pa.DictionaryArray:
+    """Printable texts, those that occur as the dictionary; null where hidden or empty."""
+    used, place = _places(texts.codes)
+    values = [printable(texts.values[code]) for code in used]
+    empty = np.array([not value for value in values], dtype=bool)
+    return pa.DictionaryArray.from_arrays(pa.array(place, mask=hidden | empty[place]), pa.array(values, pa.string()))
 
 
-def _arguments(batch: EventBatch, is_exec: npt.NDArray[np.bool_]) -> pa.Array:
-    used, place = _places(batch.rows["detail"], ~is_exec)
-    texts = [[printable(text) for text in arguments(batch.strings[code])] for code in used]
-    return pa.array(texts, _ARGUMENTS).take(pa.array(place, mask=~is_exec))
+def _arguments(details: Texts, is_exec: npt.NDArray[np.bool_]) -> pa.Array:
+    used, place = _places(np.where(is_exec, details.codes, 0))
+    values = [[printable(text) for text in arguments(details.values[code])] for code in used]
+    return pa.array(values, _ARGUMENTS).take(pa.array(place, mask=~is_exec))
 
 
-def _places(codes: npt.NDArray[Any], hidden: npt.NDArray[np.bool_]) -> tuple[list[int], npt.NDArray[np.int32]]:
-    """The codes that occur, in order, and where among them each one stands (0 where it is hidden)."""
-    used = np.flatnonzero(np.bincount(codes[~hidden]))
+def _places(codes: npt.NDArray[Any]) -> tuple[list[int], npt.NDArray[np.int32]]:
+    """The codes that occur, in order, and the place of each one among them."""
+    used = np.flatnonzero(np.bincount(codes))
     place = np.zeros(int(codes.max(initial=0)) + 1, dtype=np.int32)
     place[used] = np.arange(len(used), dtype=np.int32)
-    return used.tolist(), np.where(hidden, np.int32(0), place[np.where(hidden, 0, codes)])
+    return used.tolist(), place[codes]
