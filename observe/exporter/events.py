@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,8 +48,8 @@ class EventTable:
         if name == "phase":
             return Texts(self.phase, self.phases)
         if name == "kind":
-            numbers = range(int(rows["kind"].max(initial=0)) + 1)
-            return Texts(rows["kind"], [_LABELS.get(number, f"kind_{number}") for number in numbers])
+            highest = int(rows["kind"].max(initial=0))
+            return Texts(rows["kind"], [_LABELS.get(kind, f"kind_{kind}") for kind in range(highest + 1)])
         if name == "function":
             # Above 16 bits stands the stack pointer, if Go passes arguments on the stack.
             numbers = np.where(np.isin(rows["kind"], _FUNCTIONS), rows["flags"] & _MAX_FUNCTION, 0).astype(np.int64)
