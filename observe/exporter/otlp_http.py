@@ -39,10 +39,11 @@ def headers_of(text: str) -> dict[str, str]:
     """The headers of OTEL_EXPORTER_OTLP_HEADERS: `name=value,name=value`, percent-encoded. Raises ObserveError."""
     headers = {}
     for part in filter(None, map(str.strip, text.split(","))):
-        name, equals, value = part.partition("=")
-        if not equals or not name.strip():
-            raise ObserveError("OTEL_EXPORTER_OTLP_HEADERS is not a list of name=value with commas between; mend it")
-        headers[unquote(name.strip())] = unquote(value.strip())
+        name, _, value = (unquote(word.strip()) for word in part.partition("="))
+        # The value may be a secret: no message repeats it.
+        if not name or not value or not (name + value).isascii() or not (name + value).isprintable():
+            raise ObserveError("OTEL_EXPORTER_OTLP_HEADERS is no list of name=value with commas between; mend it")
+        headers[name] = value
     return headers
 
 

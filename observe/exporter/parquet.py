@@ -23,8 +23,8 @@ from observe import __version__
 from observe.escape import printable
 from observe.exporter import Recorded
 from observe.exporter.events import EventTable, Texts
-from observe.exporter.programs import arguments
-from observe.model import Kind, Run, Span
+from observe.exporter.programs import EXECS, arguments
+from observe.model import Run, Span
 
 _BOOT = "ns of the boot clock"
 _TEXT = pa.dictionary(pa.int32(), pa.string())
@@ -158,7 +158,7 @@ def _of_events(column: Column, table: EventTable) -> pa.Array:
     if column.name == "run":
         return pa.array(table.run, column.type, mask=table.run < 0)
     # The arguments of an exec are a list; whatever else is a detail is one text.
-    is_exec = rows["kind"] == Kind.SCHED_PROCESS_EXEC
+    is_exec = np.isin(rows["kind"], [*EXECS])
     if column.name == "arguments":
         return _arguments(table.texts("detail"), is_exec)
     if column.type == _TEXT:

@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 
 from observe.model import Kind, Mark, Run
 
+#: Kinds whose `detail` are arguments.
+EXECS = frozenset({Kind.EXECVE, Kind.EXECVEAT, Kind.SCHED_PROCESS_EXEC})
+
 
 @dataclass(frozen=True, slots=True)
 class Program:

@@ -14,10 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from observe.correlate.correlator import go_keeps_g_in_register
 from observe.escape import printable
 from observe.exporter import Recorded
 from observe.exporter.nesting import own_time, pieces
-from observe.exporter.programs import Program, arguments, programs
+from observe.exporter.programs import EXECS, Program, arguments, programs
 from observe.inotify_words import words
 from observe.model import SYSCALLS, Event, FunctionCall, Kind, Mark, Run, Span
 from observe.phases import load
@@ -25,7 +26,6 @@ from observe.phases import load
 Value = str | int | bool | Sequence[str]
 
 _FUNCTIONS = frozenset({Kind.FUNCTION_ENTRY, Kind.FUNCTION_RETURN})
-_API = frozenset({Kind.API_REQUEST, Kind.API_RESPONSE})
 #: Errors of system calls are negative and not below this (include/linux/err.h).
 _MAX_ERRNO = 4095
 
@@ -67,7 +67,9 @@ def timeline(recorded: Recorded) -> list[Track]:
     origin = _facts("host", recorded.host) | _facts("engine", recorded.engine) | _facts("loss", asdict(recorded.loss))
     data_root = str(recorded.engine.get("data_root", "")).rstrip("/")
     for number, run in enumerate(recorded.runs):
-        _RunTracks(f"run {number}", run, data_root, groups, processes).fill(origin)
+        _RunTracks(f"run {number}", run, data_root, groups, processes).fill(
+            origin, str(recorded.engine.get("go_version", ""))
+        )
     return [*groups.values(), *processes.values()]
 
 
@@ -82,12 +84,12 @@ class _RunTracks:
         #: (pid, goroutine) → where its slices go.
         self._goroutines: dict[tuple[int, int], Track] = {}
 
-    def fill(self, origin: Mapping[str, Value]) -> None:
+    def fill(self, origin: Mapping[str, Value], go_version: str) -> None:
         """Everything of the run; `origin`: what all runs come with."""
         run = self._run
         self._groups[self._key] = Track(self._key, title(run))
         self._phases(origin)
-        self._open_goroutines()
+        self._open_goroutines(known=go_keeps_g_in_register(go_version))
         for program in programs(run):
             self._program(program)
         for phase, event in run.events:
@@ -113,29 +115,33 @@ class _RunTracks:
             name = _name(span) if span.parent else "unattributed"
             track.slices.append(Slice(name, "own_time", start_ns, end_ns - start_ns, {"phase": span.id}))
 
-    def _open_goroutines(self) -> None:
-        """The request's goroutine, and those whose functions were timed, with their calls."""
-        entries = {}
-        for _, event in self._run.events:
-            if event.kind == Kind.API_REQUEST and not self._goroutines:
-                self._goroutines[event.pid, event.goroutine] = self._own("request goroutine")
-            elif event.kind == Kind.FUNCTION_ENTRY:
-                entries[event.pid, event.time_ns] = event
+    def _open_goroutines(self, *, known: bool) -> None:
+        """The request's goroutine, and those whose functions were timed, with their calls.
+
+        An operation begins on the goroutine that serves its request: what comes first tells which one that is.
+        `known`: whether system calls know their goroutines.
+        """
+        events = [event for _, event in self._run.events]
+        entries = {(event.pid, event.time_ns): event for event in events if event.kind == Kind.FUNCTION_ENTRY}
+        syscalls = (event for event in events if known and event.goroutine and event.kind in SYSCALLS)
+        if not self._run.functions and (first := next(syscalls, None)):
+            self._goroutines[first.pid, first.goroutine] = self._own("request goroutine")
         for call in self._run.functions:
             entry = entries.get((call.pid, call.start_ns), Event(call.start_ns, Kind.FUNCTION_ENTRY, pid=call.pid))
             key = (entry.pid, entry.goroutine)
-            if key not in self._goroutines:
+            if not self._goroutines:
+                self._goroutines[key] = self._own("request goroutine")
+            elif key not in self._goroutines:
                 name = f"{printable(entry.comm) or 'process'} {entry.pid}, goroutine {entry.goroutine:#x}"
                 self._goroutines[key] = self._own(name)
             self._goroutines[key].slices.append(_of_call(call, entry))
+        if not known:
+            self._goroutines.clear()
 
     def _track_of(self, event: Event) -> Track:
         if event.kind == Kind.INOTIFY:
             return self._own(f"files: {self._area(event.path)}")
-        if event.kind in _API:
-            return self._own("request goroutine")
-        goroutine = self._goroutines.get((event.pid, event.goroutine)) if event.goroutine else None
-        return goroutine or self._thread(event)
+        return self._goroutines.get((event.pid, event.goroutine)) or self._thread(event)
 
     def _area(self, path: str) -> str:
         """The folder of the data root that a file lies in."""
@@ -243,7 +249,7 @@ def _of_event(phase: str, event: Event) -> Slice:
         return Slice(name, "file", event.time_ns, None, details)
     if event.kind in SYSCALLS:
         return Slice(event.kind.label, "syscall", event.time_ns, event.duration_ns, details)
-    return Slice(event.kind.label, "api" if event.kind in _API else "sched", event.time_ns, None, details)
+    return Slice(event.kind.label, "sched", event.time_ns, None, details)
 
 
 def _numbers(event: Event) -> dict[str, Value]:
@@ -268,7 +274,7 @@ def _texts(event: Event) -> dict[str, Value]:
     details: dict[str, Value] = {
         name: printable(text) for name in ("comm", "path", "path2") if (text := getattr(event, name))
     }
-    if event.kind == Kind.SCHED_PROCESS_EXEC:
+    if event.kind in EXECS:
         details["arguments"] = [printable(argument) for argument in arguments(event.detail)]
     elif event.detail:
         details["detail"] = printable(event.detail)

@@ -1,0 +1,323 @@
+# SPDX-License-Identifier: Apache-2.0
+"""OTLP, received over HTTP and decoded with the official definitions: traces that say what the report says."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from urllib.parse import urlsplit
+
+import pytest
+from made import ENGINE, HOST, made_report, made_run
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTracePartialSuccess,
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from situations import BAD_NAME, SITUATIONS, situation
+from streams import container_id
+
+from observe.__main__ import main
+from observe.escape import printable
+from observe.exporter import otlp, otlp_http
+from observe.phases import load
+from observe.reports.assemble import assemble
+
+TIMED = [name for name in SITUATIONS if not name.startswith("log")]
+
+
+class Receiver(HTTPServer):
+    """Keeps what is posted to it; answers with `status` and `answer`."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.posts = []
+        self.status = 200
+        self.answer = ExportTraceServiceResponse().SerializeToString()
+
+    @property
+    def endpoint(self):
+        return f"http://127.0.0.1:{self.server_port}"
+
+    @property
+    def requests(self):
+        return [ExportTraceServiceRequest.FromString(body) for _, _, body in self.posts]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.posts.append((self.path, self.headers, body))
+        self.send_response(self.server.status)
+        self.send_header("Content-Length", str(len(self.server.answer)))
+        self.end_headers()
+        self.wfile.write(self.server.answer)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
+
+
+@contextmanager
+def listening() -> Iterator[Receiver]:
+    with Receiver() as receiver:
+        thread = threading.Thread(target=receiver.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield receiver
+        finally:
+            receiver.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def receiver():
+    with listening() as one:
+        yield one
+
+
+def read(request):
+    """Attributes as a dictionary."""
+
+    def value(one):
+        kind = one.WhichOneof("value")
+        return [value(item) for item in one.array_value.values] if kind == "array_value" else getattr(one, kind)
+
+    return {attribute.key: value(attribute.value) for attribute in request}
+
+
+def spans_of(request):
+    return [span for resource in request.resource_spans for scope in resource.scope_spans for span in scope.spans]
+
+
+def exported(name, folder, *, keep_events=True):
+    report, _ = assemble(situation(name, folder), load(), keep_events=keep_events)
+    return report, ExportTraceServiceRequest.FromString(b"".join(otlp.requests(report)))
+
+
+@pytest.mark.parametrize("name", TIMED)
+def test_a_trace_an_operation_and_a_span_a_piece_of_each_phase(name, tmp_path):
+    report, request = exported(name, tmp_path)
+    traces = defaultdict(list)
+    for span in spans_of(request):
+        traces[span.trace_id].append(span)
+    assert len(traces) == len(report.runs)
+    for run in report.runs:
+        spans = traces[otlp.trace_id(run)]
+        durations: Counter[str] = Counter()
+        own_ns = 0
+        for span in spans:
+            if "process.pid" not in read(span.attributes):
+                durations[span.name] += span.end_time_unix_nano - span.start_time_unix_nano
+                own_ns += read(span.attributes).get("observe.self_ns", 0)
+        seen = {span.id: span.duration_ns for span in run.phases if span.duration_ns is not None}
+        assert durations == Counter(seen)
+        assert own_ns == run.duration_ns
+        assert spans[0].start_time_unix_nano == run.wall_time_ns
+
+
+@pytest.mark.parametrize("name", TIMED)
+def test_every_span_hangs_below_one_root(name, tmp_path):
+    report, request = exported(name, tmp_path)
+    spans = {span.span_id: span for span in spans_of(request)}
+    assert len(spans) == len(spans_of(request))
+    assert {len(span_id) for span_id in spans} <= {8}
+    assert {len(span.trace_id) for span in spans.values()} <= {16}
+    roots = [span for span in spans.values() if not span.parent_span_id]
+    assert [root.name for root in roots] == [run.operation for run in report.runs]
+    assert {root.kind for root in roots} <= {Span.SPAN_KIND_SERVER}
+    for span in spans.values():
+        above = [span]
+        while above[-1].parent_span_id:
+            above.append(spans[above[-1].parent_span_id])
+            assert above[-1].trace_id == span.trace_id
+            assert len(above) < 20
+
+
+def test_phases_lie_below_their_parents_and_programs_below_their_phases(tmp_path):
+    _, request = exported("functions", tmp_path)
+    spans = {span.span_id: span for span in spans_of(request)}
+    above = {
+        span.name: spans[span.parent_span_id].name
+        for span in spans.values()
+        if span.parent_span_id and "process.pid" not in read(span.attributes)
+    }
+    assert above["start.containerd_start.runc_create.init"] == "start.containerd_start.runc_create"
+    assert above["start.spec.seccomp"] == "start.spec"
+    assert above["create.rw_layer"] == "create"
+    programs = [span for span in spans.values() if "process.pid" in read(span.attributes)]
+    hook = next(span for span in programs if span.name == "libnetwork-setkey")
+    assert spans[hook.parent_span_id].name == "start.containerd_start.runc_create.network_hook"
+    attributes = read(hook.attributes)
+    assert attributes["process.command_args"][0] == "libnetwork-setkey"
+    assert attributes["process.executable.name"] == "libnetwork-setkey"
+    assert attributes["observe.complete"] is True
+
+
+def test_a_phase_between_that_was_not_seen_is_left_out_of_the_parents():
+    run = made_run(6)
+    hidden = replace(run.phases[1], start_ns=None, duration_ns=None)
+    report = made_report(replace(run, phases=(run.phases[0], hidden, *run.phases[2:])))
+    spans = spans_of(ExportTraceServiceRequest.FromString(b"".join(otlp.requests(report))))
+    (child,) = [span for span in spans if span.name == run.phases[2].id]
+    assert child.parent_span_id == spans[0].span_id
+
+
+def test_attributes_are_those_of_the_semantic_conventions(tmp_path):
+    report, request = exported("one run", tmp_path)
+    (resource,) = request.resource_spans
+    about = read(resource.resource.attributes)
+    assert about["service.name"] == "dockerd"
+    assert about["service.version"] == ENGINE["version"]
+    assert about["host.name"] == "vm"
+    assert about["observe.loss.ring_buffer"] == 0
+    for span in spans_of(request):
+        attributes = read(span.attributes)
+        assert attributes["container.id"] == container_id(1)
+        assert attributes["container.name"] == "web"
+        assert attributes["container.image.name"] == "reg:5000/nginx"
+        assert attributes["container.image.tags"] == ["1.25"]
+    assert read(spans_of(request)[0].attributes)["observe.outcome"] == "ok"
+    _, request = exported("losses", tmp_path)
+    assert read(request.resource_spans[0].resource.attributes)["observe.loss.ring_buffer"] == 7
+    arch = ExportTraceServiceRequest.FromString(b"".join(otlp.requests(made_report(*report.runs))))
+    assert read(arch.resource_spans[0].resource.attributes)["host.arch"] == {"x86_64": "amd64"}[HOST["arch"]]
+
+
+@pytest.mark.parametrize(
+    ("image", "name", "tags"),
+    [
+        ("nginx", "nginx", None),
+        ("localhost:5000/a/b", "localhost:5000/a/b", None),
+        ("a@sha256:00ff", "a@sha256:00ff", None),
+        ("sha256:00ff", "sha256:00ff", None),
+        ("", None, None),
+    ],
+)
+def test_an_images_name_is_apart_from_its_tag(image, name, tags):
+    report = made_report(made_run(1, image=image))
+    attributes = read(spans_of(ExportTraceServiceRequest.FromString(next(otlp.requests(report))))[0].attributes)
+    assert (attributes.get("container.image.name"), attributes.get("container.image.tags")) == (name, tags)
+
+
+def test_only_what_failed_is_an_error(tmp_path):
+    codes = {}
+    for name in ("failed", "unfinished", "one run"):
+        _, request = exported(name, tmp_path)
+        codes[name] = [span.status.code for span in spans_of(request)]
+        if name == "failed":
+            assert spans_of(request)[0].status.message == "dockerd answered 500"
+    assert codes["failed"][0] == Status.STATUS_CODE_ERROR
+    assert {*codes["failed"][1:], *codes["unfinished"], *codes["one run"]} == {Status.STATUS_CODE_UNSET}
+
+
+def test_the_same_operation_has_the_same_ids_however_it_is_exported(tmp_path):
+    _, first = exported("functions", tmp_path)
+    _, again = exported("functions", tmp_path)
+    _, without_events = exported("functions", tmp_path, keep_events=False)
+    assert first == again
+    ids = {span.span_id for span in spans_of(first)}
+    assert {span.span_id for span in spans_of(without_events)} < ids
+
+
+def test_names_from_outside_are_harmless_and_recognisable(tmp_path):
+    _, request = exported("hostile", tmp_path)
+    texts = [span.name for span in spans_of(request)]
+    for span in spans_of(request):
+        for value in read(span.attributes).values():
+            texts += value if isinstance(value, list) else [str(value)]
+    assert all(text.isprintable() for text in texts)
+    assert printable(BAD_NAME) in texts
+
+
+# Sending ----------------------------------------------------------------------------------------------------
+
+
+def test_a_receiver_gets_what_a_file_would_have(receiver, tmp_path, monkeypatch):
+    path, out = situation("functions", tmp_path), tmp_path / "spans"
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "Authorization=Basic%20Zm9v, X-Scope-OrgID=1")
+    assert main(["export", str(path), "-t", "otlp", "-o", receiver.endpoint]) == 0
+    assert main(["export", str(path), "-t", "otlp", "-o", str(out)]) == 0
+    ((url_path, headers, body),) = receiver.posts
+    assert url_path == "/v1/traces"
+    assert headers["Content-Type"] == "application/x-protobuf"
+    assert (headers["Authorization"], headers["X-scope-orgid"]) == ("Basic Zm9v", "1")
+    assert body == out.read_bytes()
+    assert len(spans_of(receiver.requests[0])) > 40
+
+
+def test_many_runs_go_in_batches(receiver):
+    runs = [made_run(30, seed, wall_time_ns=10**18 + seed) for seed in range(40)]
+    report = made_report(*runs)
+    for request in otlp.requests(report):
+        assert otlp_http.send(receiver.endpoint, request) == 0
+    sizes = [len(spans_of(request)) for request in receiver.requests]
+    assert sum(sizes) == 40 * 31
+    assert max(sizes) <= otlp.BATCH_SPANS < 2 * max(sizes)
+    whole = ExportTraceServiceRequest.FromString(b"".join(otlp.requests(report)))
+    assert len({span.trace_id for span in spans_of(whole)}) == 40
+
+
+@pytest.mark.parametrize("status", [400, 404, 503])
+def test_an_endpoint_that_refuses_is_one_line(status, receiver, tmp_path, capsys):
+    receiver.status = status
+    assert main(["export", str(situation("one run", tmp_path)), "-t", "otlp", "-o", receiver.endpoint]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.match(rf"observe: {receiver.endpoint}/v1/traces answered {status} .*; is it an OTLP receiver", line)
+
+
+def test_spans_that_are_rejected_are_told(receiver, tmp_path, capsys):
+    rejected = ExportTracePartialSuccess(rejected_spans=3)
+    receiver.answer = ExportTraceServiceResponse(partial_success=rejected).SerializeToString()
+    assert main(["export", str(situation("one run", tmp_path)), "-t", "otlp", "-o", receiver.endpoint]) == 1
+    assert "rejected 3 spans" in capsys.readouterr().err
+
+
+def test_an_answer_that_is_none_of_otlp_is_no_error(receiver):
+    receiver.answer = b"thank you"
+    assert otlp_http.send(receiver.endpoint, b"") == 0
+
+
+@pytest.mark.parametrize("endpoint", ["http://[", "http://127.0.0.1:bad", "http://no such host.invalid", "closed"])
+def test_an_endpoint_that_cannot_be_reached_is_one_line(endpoint, tmp_path, capsys):
+    if endpoint == "closed":
+        with Receiver() as gone:
+            endpoint = gone.endpoint
+    assert main(["export", str(situation("one run", tmp_path)), "-t", "otlp", "-o", endpoint]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"observe: {endpoint} cannot be reached: ")
+
+
+@pytest.mark.parametrize("text", ["novalue", "=x", "a=b,c", "a=secret%0Ax", "a=secret%C3%A9"])
+def test_headers_that_are_no_list_are_one_line(text, monkeypatch, receiver, tmp_path, capsys):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", text)
+    assert main(["export", str(situation("one run", tmp_path)), "-t", "otlp", "-o", receiver.endpoint]) == 1
+    err = capsys.readouterr().err
+    assert "OTEL_EXPORTER_OTLP_HEADERS" in err
+    assert "secret" not in err
+    assert receiver.posts == []
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "path"),
+    [
+        ("http://h:4318", "/v1/traces"),
+        ("http://h:4318/", "/v1/traces"),
+        ("https://h/otlp", "/otlp/v1/traces"),
+        ("http://h/v1/traces", "/v1/traces"),
+        ("http://h/a/v1/traces/", "/a/v1/traces"),
+    ],
+)
+def test_traces_go_below_the_endpoint(endpoint, path):
+    url = urlsplit(otlp_http.traces_url(endpoint))
+    assert (url.path, url.netloc) == (path, urlsplit(endpoint).netloc)
