@@ -9,7 +9,7 @@ run tells its wall time. Slices on a track nest; what crosses another slice stan
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import (
     BUILTIN_CLOCK_BOOTTIME,
@@ -122,7 +122,9 @@ def _annotation(name: str, value: Value) -> DebugAnnotation:
         return DebugAnnotation(name=name, int_value=value)
     if isinstance(value, str):
         return DebugAnnotation(name=name, string_value=value)
-    return DebugAnnotation(name=name, array_values=[{"string_value": text} for text in value])
+    if isinstance(value, Mapping):
+        return DebugAnnotation(name=name, dict_entries=[_annotation(key, item) for key, item in value.items()])
+    return DebugAnnotation(name=name, array_values=[DebugAnnotation(string_value=text) for text in value])
 
 
 def _uuid(key: str) -> int:

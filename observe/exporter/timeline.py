@@ -23,7 +23,7 @@ from observe.inotify_words import words
 from observe.model import SYSCALLS, Event, FunctionCall, Kind, Mark, Run, Span
 from observe.phases import load
 
-Value = str | int | bool | Sequence[str]
+Value = str | int | bool | Sequence[str] | Mapping[str, str | int]
 
 _FUNCTIONS = frozenset({Kind.FUNCTION_ENTRY, Kind.FUNCTION_RETURN})
 #: Errors of system calls are negative and not below this (include/linux/err.h).
@@ -64,7 +64,11 @@ def timeline(recorded: Recorded) -> list[Track]:
     """The tracks of all runs, each after its parent; the runs' groups first, in the order of the runs."""
     groups: dict[str, Track] = {}
     processes: dict[str, Track] = {}
-    origin = _facts("host", recorded.host) | _facts("engine", recorded.engine) | _facts("loss", asdict(recorded.loss))
+    origin = {
+        "host": _facts(recorded.host),
+        "engine": _facts(recorded.engine),
+        "loss": _facts(asdict(recorded.loss)),
+    }
     data_root = str(recorded.engine.get("data_root", "")).rstrip("/")
     for number, run in enumerate(recorded.runs):
         _RunTracks(f"run {number}", run, data_root, groups, processes).fill(
@@ -281,10 +285,10 @@ def _texts(event: Event) -> dict[str, Value]:
     return details
 
 
-def _facts(of: str, values: Mapping[str, Any]) -> dict[str, Value]:
-    """The plain ones of some values, each named `of.name`."""
+def _facts(values: Mapping[str, Any]) -> dict[str, str | int]:
+    """The plain ones of some values, printable."""
     return {
-        f"{of}.{name}": printable(value) if isinstance(value, str) else value
+        name: printable(value) if isinstance(value, str) else value
         for name, value in values.items()
         if isinstance(value, str | int)
     }

@@ -39,6 +39,8 @@ class Read:
 def value_of(annotation):
     if annotation.array_values:
         return [item.string_value for item in annotation.array_values]
+    if annotation.dict_entries:
+        return {item.name: value_of(item) for item in annotation.dict_entries}
     kinds = ("bool_value", "int_value", "string_value")
     return next((getattr(annotation, kind) for kind in kinds if annotation.HasField(kind)), [])
 
@@ -214,8 +216,8 @@ def test_phases_that_cross_keep_their_durations_on_lanes_that_are_drawn_as_one()
 def test_losses_and_failures_are_told(tmp_path):
     _, viewer = exported("losses", tmp_path)
     (root,) = [each for each in viewer.slices if each.details.get("phase") == "create" and each.category == "phase"]
-    assert root.details["loss.ring_buffer"] == 7
-    assert root.details["engine.version"] == "20.10.24"
+    assert root.details["loss"]["ring_buffer"] == 7
+    assert root.details["engine"]["version"] == "20.10.24"
     _, viewer = exported("failed", tmp_path)
     assert [group.name for group in viewer.groups] == ["start web (failed)"]
     (root,) = [each for each in viewer.slices if each.details.get("phase") == "start" and each.category == "phase"]
