@@ -81,6 +81,11 @@ def test_lines_have_the_time_of_their_events_in_utc():
     assert [line[:14] for line in lines] == ["03/03/22 11:44"] * 2 + ["03/03/22 11:45", "04/03/22 11:44"]
 
 
+def test_an_imported_log_keeps_the_one_time_that_it_has():
+    lines = [told(f"{DATA}/x", IN_MODIFY, number * 3600 * SECOND, Mark.IMPORTED) for number in (1, 2)]
+    assert {line[:14] for line in encode(EventBatch.of(lines), HEADER).splitlines()} == {"03/03/22 11:44"}
+
+
 def test_without_a_clock_the_format_is_inotifywaits_own():
     assert encode(EventBatch.of([told(f"{DATA}/x", IN_MODIFY, 1)]), NO_CLOCK) == f"{DATA}/ MODIFY x\n"
 

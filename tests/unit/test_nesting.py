@@ -90,6 +90,17 @@ def test_equally_deep_phases_that_overlap():
     ]
 
 
+def test_of_phases_that_overlap_the_deeper_one_counts():
+    whole = Span("start", None, "", 0, 100, 0, Evidence.KERNEL)
+    deep = Span("start.a.x", "start.a", "", 10, 40, 0, Evidence.KERNEL)
+    late = Span("start.b", "start", "", 30, 40, 0, Evidence.KERNEL)
+    run = made_run(1, phases=(whole, deep, late), start_ns=0, duration_ns=100)
+    assert [(start, end, span.id) for start, end, span in own_time(run)][1:3] == [
+        (10, 50, "start.a.x"),
+        (50, 70, "start.b"),
+    ]
+
+
 def test_a_phase_that_was_not_seen_has_no_piece():
     assert pieces(Span("start.a", "start", "", None, None, None, Evidence.NONE)) == ()
     assert own_time(made_run(1, phases=())) == []

@@ -8,7 +8,6 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from urllib.parse import urlsplit
 
@@ -26,6 +25,8 @@ from streams import container_id
 from observe.__main__ import main
 from observe.escape import printable
 from observe.exporter import otlp, otlp_http
+from observe.model import Evidence
+from observe.model import Span as Phase
 from observe.phases import load
 from observe.reports.assemble import assemble
 
@@ -164,13 +165,28 @@ def test_phases_lie_below_their_parents_and_programs_below_their_phases(tmp_path
     assert attributes["observe.complete"] is True
 
 
+def parents(*phases):
+    """Name and number of each span → those of the span above it, for a run of these phases."""
+
+    def span(name, start_ns, duration_ns, *pieces):
+        return Phase(name, name.rpartition(".")[0], "", start_ns, duration_ns, 0, Evidence.KERNEL, pieces=pieces)
+
+    whole = Phase("start", None, "", 0, 100, 0, Evidence.KERNEL)
+    run = made_run(1, phases=(whole, *(span(*phase) for phase in phases)), start_ns=0, duration_ns=100)
+    spans = spans_of(ExportTraceServiceRequest.FromString(b"".join(otlp.requests(made_report(run)))))
+    names = {span.span_id: (span.name, read(span.attributes).get("observe.piece", 0)) for span in spans}
+    return {names[span.span_id]: names[span.parent_span_id] for span in spans[1:]}
+
+
 def test_a_phase_between_that_was_not_seen_is_left_out_of_the_parents():
-    run = made_run(6)
-    hidden = replace(run.phases[1], start_ns=None, duration_ns=None)
-    report = made_report(replace(run, phases=(run.phases[0], hidden, *run.phases[2:])))
-    spans = spans_of(ExportTraceServiceRequest.FromString(b"".join(otlp.requests(report))))
-    (child,) = [span for span in spans if span.name == run.phases[2].id]
-    assert child.parent_span_id == spans[0].span_id
+    above = parents(("start.a", 10, 50), ("start.a.b", None, None), ("start.a.b.c", 20, 5))
+    assert above == {("start.a", 0): ("start", 0), ("start.a.b.c", 0): ("start.a", 0)}
+
+
+def test_a_phase_lies_below_the_piece_of_its_parent_that_it_ran_in():
+    above = parents(("start.a", 10, 30, (10, 10), (60, 20)), ("start.a.b", 65, 5), ("start.a.c", 40, 5))
+    assert above[("start.a.b", 0)] == ("start.a", 1)
+    assert above[("start.a.c", 0)] == ("start.a", 0)  # in none of them: below the first
 
 
 def test_attributes_are_those_of_the_semantic_conventions(tmp_path):
