@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -254,6 +255,16 @@ def test_names_from_outside_are_harmless_and_recognisable(tmp_path):
             texts += value if isinstance(value, list) else [str(value)]
     assert all(text.isprintable() for text in texts)
     assert printable(BAD_NAME) in texts
+
+
+@pytest.mark.parametrize("name", ["functions", "failed", "unfinished"])
+def test_every_attribute_is_documented(name, tmp_path):
+    document = (Path(__file__).parents[2] / "docs" / "export.md").read_text()
+    _, request = exported(name, tmp_path)
+    keys = set(read(request.resource_spans[0].resource.attributes))
+    for span in spans_of(request):
+        keys |= set(read(span.attributes))
+    assert {key for key in keys if f"`{re.sub('loss[.].*', 'loss.*', key)}`" not in document} == set()
 
 
 # Sending ----------------------------------------------------------------------------------------------------

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections import Counter
+from pathlib import Path
 
 import duckdb
 import pyarrow.parquet as pq
@@ -192,3 +194,27 @@ def test_the_csv_shows_arguments_as_a_shell_takes_them(tmp_path):
     quoted = printable(f"'{BAD_NAME}'")
     assert program["detail"] == f"'{quoted} {quoted}"  # a leading apostrophe is doubled, as in the report's csv
     assert out.read_text().replace("\n", "").isprintable()
+
+
+# docs/export.md ---------------------------------------------------------------------------------------------
+
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "export.md").read_text()
+
+
+@pytest.mark.parametrize("query", re.findall(r"```sql\n(.*?)```", DOCUMENT, re.DOTALL))
+def test_the_documents_queries_run(query, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", str(situation("three-at-once", tmp_path)), "-t", "parquet", "-o", "tables"]) == 0
+    rows = duckdb.connect().execute(query).fetchall()
+    assert len(rows) >= 5
+    if "ORDER BY ms" in query:
+        for row in rows:
+            assert "  ".join(map(str, row)) in re.sub(" {2,}", "  ", DOCUMENT)
+
+
+@pytest.mark.parametrize("columns", [parquet.PHASE_COLUMNS, parquet.EVENT_COLUMNS])
+def test_the_document_describes_every_column(columns):
+    described = [
+        (name, unit, text) for name, unit, text in re.findall(r"\| `(\w+)` \| [^|]+ \| ([^|]*) \| ([^|]*) \|", DOCUMENT)
+    ]
+    assert {(column.name, column.unit, column.description) for column in columns} <= set(described)
