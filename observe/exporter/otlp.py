@@ -229,4 +229,4 @@ def _text(value: object) -> str | None:
 def _digest(size_bytes: int, *parts: str) -> bytes:
     # A NUL is in no id and no name: parts cannot run into each other.
     text = "\0".join(parts)
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()[:size_bytes]
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).digest()[:size_bytes]
