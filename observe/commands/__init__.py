@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "report": "show where the time went: one run's timeline, or percentiles of many",
         "compare": "tell which phase became slower, by how much, and whether that could be chance",
         "export": "write a recording for other programs: Perfetto, OpenTelemetry, DuckDB, spreadsheets",
+        "bench": "create and start containers in interleaved arms, record each arm, tell percentiles and differences",
         "import": "make a recording of a log that was recorded elsewhere",
         "phases": "list the documented phases",
     }

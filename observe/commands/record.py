@@ -16,18 +16,16 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import numpy as np
 
 from observe import host
-from observe.collectors.session import POLL_SECONDS, Session, SessionOptions, boot_clock_ns
+from observe.collectors.session import POLL_SECONDS, Session, boot_clock_ns
+from observe.commands._session import LiveLine, add_arguments, options
 from observe.engine import find_engine
 from observe.errors import DataLostError, EngineGoneError
 from observe.model import EventBatch, Item, Kind, Loss, Note, NoteKind
 from observe.phases import load
-from observe.probes.attach import DEFAULT_RING_BYTES
-from observe.probes.cache import cache_folder
 from observe.recording import RecordingWriter
 from observe.reports import Page, brief
 from observe.reports.assemble import assemble
@@ -46,19 +44,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.usage = "observe record [options] [-- COMMAND [ARGUMENT ...]]"
     parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="default: observe-DATE-TIME.observe")
-    parser.add_argument("--docker-host", metavar="URL", help="default: $DOCKER_HOST, then unix:///var/run/docker.sock")
     parser.add_argument("--duration", metavar="SECONDS", type=_seconds, help="stop after so many seconds")
-    parser.add_argument("--strict", action="store_true", help="exit with 4 if data was lost")
-    parser.add_argument(
-        "--with-values",
-        action="store_true",
-        help="record program arguments, environment values and labels too: they may hold secrets",
-    )
-    parser.add_argument("--no-inotify", action="store_true", help="without file events")
-    parser.add_argument("--no-functions", action="store_true", help="kernel evidence only")
-    parser.add_argument(
-        "--ring-bytes", metavar="N", type=int, default=DEFAULT_RING_BYTES, help=f"default: {DEFAULT_RING_BYTES}"
-    )
+    add_arguments(parser)
     parser.add_argument("command", metavar="COMMAND", nargs="*", help="what to run while recording")
 
 
@@ -69,14 +56,7 @@ def run(args: argparse.Namespace) -> int:
     if code:
         return code
     host.require(host.checks())
-    options = SessionOptions(
-        ring_bytes=args.ring_bytes,
-        with_values=args.with_values,
-        inotify=not args.no_inotify,
-        functions=not args.no_functions,
-        cache=cache_folder(),
-    )
-    session = Session(find_engine(args.docker_host), options)
+    session = Session(find_engine(args.docker_host), options(args))
     path: Path = args.output or Path(f"observe-{datetime.now().astimezone():%Y%m%d-%H%M%S}.observe")
     header = session.header({"command": _told_command(command, args.with_values)})
     with RecordingWriter(path, header) as writer, session:
@@ -129,8 +109,7 @@ class _Recorder:
     engine_ended: bool = False
     _stopped: bool = False
     _child: subprocess.Popen[bytes] | None = None
-    _page: Page = field(default_factory=lambda: Page.of(sys.stderr))
-    _live: bool = field(default_factory=sys.stderr.isatty)
+    _live: LiveLine = field(default_factory=LiveLine)
 
     def record(self, command: list[str], duration_seconds: float | None) -> int:
         """Until the command ends, the duration is over, a signal comes or the engine ends; the exit code."""
@@ -142,7 +121,7 @@ class _Recorder:
             self._take(self.session.stop())
             end = {"exit_code": code, "engine_ended": self.engine_ended}
             self.writer.write(Note(NoteKind.END, boot_clock_ns(), end))
-            self._clear_live_line()
+            self._live.clear()
         return code
 
     def _run(self, command: list[str], duration_seconds: float | None) -> int:
@@ -151,7 +130,7 @@ class _Recorder:
             # The command has our terminal and our process group: Ctrl-C reaches it by itself.
             self._child = subprocess.Popen(command) if command else None
         except OSError as error:
-            print(f"observe: {self._page.safe(command[0])}: {error.strerror}", file=sys.stderr)
+            print(f"observe: {self._live.page.safe(command[0])}: {error.strerror}", file=sys.stderr)
             return _NOT_EXECUTABLE
         alive_due = live_due = started
         while not self._is_over(started, duration_seconds):
@@ -161,9 +140,9 @@ class _Recorder:
             if now >= alive_due:
                 alive_due = now + _ALIVE_SECONDS
                 self.engine_ended = not self.session.engine.is_alive()
-            if self._live and now >= live_due:
+            if self._live.is_shown and now >= live_due:
                 live_due = now + _LIVE_SECONDS
-                self._live_line(now - started)
+                self._show(now - started)
         return self._end_of_child()
 
     def _is_over(self, started: float, duration_seconds: float | None) -> bool:
@@ -198,21 +177,15 @@ class _Recorder:
         if self._child is not None and self._child.poll() is None and not (number == signal.SIGINT and _on_terminal()):
             self._child.send_signal(number)
 
-    def _live_line(self, elapsed_seconds: float) -> None:
-        facts: list[Any] = [
+    def _show(self, elapsed_seconds: float) -> None:
+        facts = [
             f"recording {elapsed_seconds:.0f} s",
             f"{self.operations:,} operations",
             f"{self.events:,} events",
         ]
         losses = Loss(**self.session.losses())
         facts.append("events are being lost" if losses.data_was_lost else "nothing lost")
-        sys.stderr.write("\r\x1b[K" + self._page.dot.join(facts)[: self._page.width - 1])
-        sys.stderr.flush()
-
-    def _clear_live_line(self) -> None:
-        if self._live:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+        self._live.show(self._live.page.dot.join(facts))
 
 
 def _on_terminal() -> bool:

@@ -7,9 +7,11 @@ import contextlib
 import http.client
 import json
 import os
+import select
 import socket
 import ssl
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,24 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back: status, body, and the boot clock before the request was sent and when the first byte came."""
+
+    status: int
+    body: bytes
+    sent_ns: int
+    answered_ns: int
+
+    @property
+    def message(self) -> str:
+        """What the engine says of a failure."""
+        try:
+            return str(json.loads(self.body)["message"])
+        except (ValueError, KeyError, TypeError):
+            return self.body.decode(errors="replace") or f"status {self.status}"
+
+
+@dataclass(frozen=True, slots=True)
 class Connection:
     """An open connection to an API. It stays open between requests: its other end shows which process answers."""
 
@@ -70,6 +90,24 @@ class Connection:
         if not isinstance(answer, dict):
             raise HostCannotError(f"{url} does not answer like Docker (GET {path}: not a JSON object); {_OTHER_HOST}")
         return answer
+
+    def exchange(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Answer:
+        """Send a request with a JSON body and wait for its answer, whatever its status. Raises HostCannotError.
+
+        After an error the connection is of no further use.
+        """
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"User-Agent": "observe"} if data is None else {"Content-Type": "application/json"}
+        with _one_line(self.address.url):
+            sent_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+            self._http.request(method, path, data, headers)
+            # Not by getresponse: reading the headers takes as long as a short phase.
+            if not select.select([self.socket], [], [], self.socket.gettimeout())[0]:
+                raise TimeoutError
+            answered_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+            response = self._http.getresponse()
+            content = response.read()
+        return Answer(response.status, content, sent_ns, answered_ns)
 
 
 def address(docker_host: str | None = None) -> Address:

@@ -22,6 +22,9 @@ CONFIDENCE = 0.95
 #: change would cry wolf each twentieth time.
 ALPHA = 0.01
 RESAMPLES = 10_000
+#: Of whole clusters, where nothing is known about the shape of the result; made in pieces that fit into the cache.
+CLUSTER_RESAMPLES = 2_000
+_CHUNKS = 20
 
 _SEED = 20_220_303
 #: Up to so many pairs of values the test counts every way to deal them to the arms; beyond, the normal curve is near
@@ -62,6 +65,46 @@ def _middle_places(n: int, arm: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[
     above = below if n % 2 else below + (1 - below) * rng.beta(1, n - rank, RESAMPLES)
     first, second = (np.minimum((n * u).astype(np.intp), n - 1) for u in (below, above))
     return first, second
+
+
+def resampled_percentiles(
+    values: Sample, clusters: npt.NDArray[np.intp], shares: Sequence[float], seed: int = 0
+) -> Sample:
+    """The percentiles of each bootstrap resample, shape (CLUSTER_RESAMPLES, shares), in the unit of `values`.
+
+    `clusters` says which values (shape (n,), not empty) belong together, since they were measured at the same time:
+    whole clusters are drawn, as many as there are. Percentiles lie between two values, as numpy's do.
+    """
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    names, member = np.unique(clusters[order], return_inverse=True)
+    rng = np.random.default_rng((_SEED, seed))
+    chance = np.full(len(names), 1 / len(names))
+    found = []
+    for _ in range(_CHUNKS):
+        drawn = rng.multinomial(len(names), chance, CLUSTER_RESAMPLES // _CHUNKS)
+        # How many of a resample's values are not above each one.
+        ranks = np.cumsum(drawn[:, member], axis=1)
+        last = ranks[:, -1:] - 1
+        columns = []
+        for share in shares:
+            place = share * last
+            below = np.floor(place)
+            first, second = (
+                ordered[np.argmax(ranks > rank, axis=1)] for rank in (below, np.minimum(below + 1, last))
+            )
+            columns.append(first + (place - below)[:, 0] * (second - first))
+        found.append(np.stack(columns, axis=1))
+    return np.concatenate(found)
+
+
+def knows(n: int, share: float) -> tuple[bool, bool]:
+    """Whether n independent values bound a percentile from below, and from above, at CONFIDENCE.
+
+    The largest of them is below the percentile with the chance share^n: then no resample says how far it may be.
+    """
+    tail = (1 - CONFIDENCE) / 2
+    return (1 - share) ** n <= tail, share**n <= tail
 
 
 def rank_test(base: Sample, new: Sample) -> float:

@@ -14,7 +14,7 @@ import observe
 PACKAGE = Path(observe.__file__).parent
 
 #: From left to right; a module imports only from its left (and from its own room).
-ROOMS = ("probes", "collectors", "recording", "correlate", "reports", "commands")
+ROOMS = ("probes", "collectors", "recording", "correlate", "reports", "bench", "commands")
 #: exporter stands beside reports: neither imports the other.
 LEFT_OF = {room: set(ROOMS[:index]) for index, room in enumerate(ROOMS)}
 LEFT_OF["exporter"] = LEFT_OF["reports"]

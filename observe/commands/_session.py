@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What commands that attach to a live engine have in common: their options, and a line that shows how far they are."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from observe.collectors.session import SessionOptions
+from observe.probes.attach import DEFAULT_RING_BYTES
+from observe.probes.cache import cache_folder
+from observe.reports import Page
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which engine, and what of it is recorded."""
+    parser.add_argument("--docker-host", metavar="URL", help="default: $DOCKER_HOST, then unix:///var/run/docker.sock")
+    parser.add_argument("--strict", action="store_true", help="exit with 4 if data was lost")
+    parser.add_argument(
+        "--with-values",
+        action="store_true",
+        help="record program arguments, environment values and labels too: they may hold secrets",
+    )
+    parser.add_argument("--no-inotify", action="store_true", help="without file events")
+    parser.add_argument("--no-functions", action="store_true", help="kernel evidence only")
+    parser.add_argument(
+        "--ring-bytes", metavar="N", type=int, default=DEFAULT_RING_BYTES, help=f"default: {DEFAULT_RING_BYTES}"
+    )
+
+
+def options(args: argparse.Namespace) -> SessionOptions:
+    """What was chosen by these arguments."""
+    return SessionOptions(
+        ring_bytes=args.ring_bytes,
+        with_values=args.with_values,
+        inotify=not args.no_inotify,
+        functions=not args.no_functions,
+        cache=cache_folder(),
+    )
+
+
+class LiveLine:
+    """One line on standard error that is written over and over; nothing if that is no terminal."""
+
+    def __init__(self) -> None:
+        """Nothing is written yet."""
+        self.page = Page.of(sys.stderr)
+        self.is_shown = sys.stderr.isatty()
+
+    def show(self, text: str) -> None:
+        """Write this in its place."""
+        self._write(text[: self.page.width - 1])
+
+    def clear(self) -> None:
+        """Take it away."""
+        self._write("")
+
+    def _write(self, text: str) -> None:
+        if self.is_shown:
+            sys.stderr.write("\r\x1b[K" + text)
+            sys.stderr.flush()
