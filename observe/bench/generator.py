@@ -39,7 +39,10 @@ class LoadGenerator:
             text=True,
             # Ctrl-C is for us, who end it in order.
             start_new_session=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")]))},
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")])),
+            },
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

@@ -109,7 +109,9 @@ def sweep(target: api.Address, token: str | None = None) -> int:
     removed = 0
     with api.connect(target, ANSWER_SECONDS) as connection:
         for container_id in containers(connection, label):
-            removed += connection.exchange("DELETE", f"/containers/{container_id}?force=1&v=1").status == STEPS["remove"]
+            removed += (
+                connection.exchange("DELETE", f"/containers/{container_id}?force=1&v=1").status == STEPS["remove"]
+            )
     return removed
 
 

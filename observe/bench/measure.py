@@ -14,7 +14,7 @@ from observe.bench.generator import LoadGenerator
 from observe.bench.plan import Turn, orders
 from observe.bench.recordings import ArmRecordings
 from observe.collectors.session import POLL_SECONDS, Session
-from observe.errors import ObserveError
+from observe.errors import EngineGoneError, ObserveError
 from observe.reports.bench_rows import ClientRun
 
 #: After a turn, before the next one: what an engine still does once a container is removed (up to 35 ms were seen)
@@ -36,16 +36,28 @@ class Measurement:
     #: Called often, with the share of all turns that is done.
     progress: Callable[[Sequence[ClientRun], float], None]
     runs: list[ClientRun] = field(default_factory=list)
-    #: The signal that ended it early.
+    #: What ended it early: a signal, or that the engine is gone, in words.
     stopped_by: signal.Signals | None = None
+    gone: str | None = None
     _session: Session | None = None
     _arm: str | None = None
 
-    def measure(self) -> None:
-        """Until all turns are done or a signal comes; then nothing is attached, and all containers are gone.
+    @property
+    def ended_early(self) -> str | None:
+        """Why not all turns were done; None if they were."""
+        return f"stopped by {self.stopped_by.name}" if self.stopped_by else self.gone
 
-        Raises ObserveError if a warm-up fails, EngineGoneError if the engine goes; what was measured is kept.
+    def measure(self) -> None:
+        """Until all turns are done; then nothing is attached, and all containers are gone.
+
+        Raises ObserveError if a warm-up fails, HostCannotError if the engine cannot be attached to.
         """
+        try:
+            self._all_turns()
+        except EngineGoneError as error:
+            self.gone = str(error)
+
+    def _all_turns(self) -> None:
         with ExitStack() as stack:
             stack.enter_context(self._signals())
             stack.callback(self._detach)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import http
 import os
 import platform
 import secrets
@@ -30,6 +31,7 @@ from observe.commands._files import write
 from observe.commands._session import LiveLine, add_arguments, options
 from observe.engine import api, find_engine
 from observe.errors import DataLostError, EngineGoneError, ObserveError
+from observe.model import Header
 from observe.phases import load
 from observe.reports import Page, bench_json, bench_markdown, bench_text
 from observe.reports.assemble import assemble
@@ -46,6 +48,8 @@ _RESULT = "bench.json"
 _TIMEOUT_SECONDS = 30.0
 _BAR_COLUMNS = 24
 _FIRST_SIGNAL_CODE = 128
+_SEEDS = 1_000_000
+_COMMAND = ("true",)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -76,9 +80,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", metavar="DIR", type=Path, help=f"for the recordings and {_RESULT}; default: bench-DATE-TIME"
     )
     parser.add_argument("-f", "--format", choices=list(FORMATS), default="text", help="default: text")
-    parser.add_argument(
-        "--clean", action="store_true", help="only remove the containers that killed benches have left"
-    )
+    parser.add_argument("--clean", action="store_true", help="only remove the containers that killed benches have left")
     add_arguments(parser)
     parser.add_argument(
         "command", metavar="COMMAND", nargs="*", help="what each container runs, which must end; default: true"
@@ -108,14 +110,18 @@ def run(args: argparse.Namespace) -> int:
         engine = session().engine.facts()
     folder: Path = args.output or Path(f"bench-{datetime.now().astimezone():%Y%m%d-%H%M%S}")
     _make(folder)
-    plan = _Plan(args, target.url, arms, folder, engine)
-    bench, error, code = plan.run(session)
-    _finish(bench, folder, FORMATS[args.format])
-    if error:
-        raise error
-    if args.strict and any(arm.loss and arm.loss.data_was_lost for arm in bench.arms):
-        raise DataLostError("data was lost while recording; observe report says what")
-    return code
+    seed = secrets.randbelow(_SEEDS) if args.seed is None else args.seed
+    plan = _Plan(args, target.url, arms, folder, engine, seed)
+    measured = plan.measure(session)
+    bench = plan.result(measured)
+    write(folder / _RESULT, bench_json.render(bench, Page()))
+    write(None, FORMATS[args.format](bench, Page.of(sys.stdout)))
+    if measured.stopped_by:
+        return _FIRST_SIGNAL_CODE + measured.stopped_by
+    if measured.gone:
+        raise EngineGoneError(f"{measured.gone}; what was measured until then is in {folder}")
+    _judge(bench, strict=args.strict)
+    return 0
 
 
 def _session(args: argparse.Namespace, arms: Sequence[Arm]) -> Callable[[], Session] | None:
@@ -132,9 +138,8 @@ def _ask(target: api.Address, arms: Sequence[Arm]) -> dict[str, Any]:
     with api.connect(target, _TIMEOUT_SECONDS) as connection:
         version = connection.get("/version")
         for image in dict.fromkeys(arm.image for arm in arms):
-            answer = connection.exchange("GET", f"/images/{quote(image)}/json")
-            if answer.status != 200:
-                raise ObserveError(f"image {image}: {answer.message}; docker pull it, or name another with --image")
+            if connection.exchange("GET", f"/images/{quote(image)}/json").status != http.HTTPStatus.OK:
+                raise ObserveError(f"no such image: {image}; docker pull it, or name another with --image")
         left = len(containers(connection))
     if left:
         print(
@@ -152,7 +157,7 @@ def _make(folder: Path) -> None:
         raise ObserveError(f"{folder}: cannot be made: {error.strerror}; name another directory with -o") from error
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Plan:
     """Everything that is known before the first run."""
 
@@ -161,45 +166,34 @@ class _Plan:
     arms: Sequence[Arm]
     folder: Path
     engine: Mapping[str, Any]
+    seed: int
     token: str = field(default_factory=lambda: secrets.token_hex(3))
-    seed: int = field(init=False)
+    wall_time_ns: int = field(default_factory=time.time_ns)
 
-    def __post_init__(self) -> None:
-        self.seed = secrets.randbelow(1_000_000) if self.args.seed is None else self.args.seed
-
-    def run(self, attach: Callable[[], Session] | None) -> tuple[Bench, ObserveError | None, int]:
-        """The result, what has to be said at the end, and the exit code if that is nothing."""
-        args, observed = self.args, [arm for arm in self.arms if arm.attached]
-        began_ns = time.time_ns()
-        error: ObserveError | None = None
-        ended_early: str | None = None
-        live = _Progress()
+    def measure(self, attach: Callable[[], Session] | None) -> Measurement:
+        """All runs, recorded. Raises ObserveError if a warm-up fails."""
+        args, progress = self.args, _Progress()
         with ExitStack() as stack:
-            recordings = None
-            if attach:
-                header = attach().header()
-                recordings = stack.enter_context(ArmRecordings(self.folder, header, observed, self.token))
+            stack.callback(progress.line.clear)
+            recordings = stack.enter_context(self._recordings(attach().header())) if attach else None
             measurement = Measurement(
                 turns=turns_of(self.arms, args.runs, args.concurrency, args.warmup, self.seed),
                 token=self.token,
-                command=args.command or ["true"],
+                command=args.command or _COMMAND,
                 generator=LoadGenerator(self.url, args.concurrency, self.token),
                 recordings=recordings,
                 attach=attach or _nothing_to_attach,
-                progress=live.show,
+                progress=progress.show,
             )
-            try:
-                measurement.measure()
-            except EngineGoneError as gone:
-                ended_early = str(gone)
-                error = EngineGoneError(f"{gone}; what was measured until then is in {self.folder}")
-            finally:
-                live.line.clear()
-            if measurement.stopped_by:
-                ended_early = f"stopped by {measurement.stopped_by.name}"
+            measurement.measure()
             if recordings:
-                recordings.end(ended_early or "all runs done")
-        bench = Bench(
+                recordings.end(measurement.ended_early or "all runs done")
+        return measurement
+
+    def result(self, measured: Measurement) -> Bench:
+        """What is told of it."""
+        args = self.args
+        return Bench(
             host={
                 "hostname": platform.node(),
                 "kernel": platform.release(),
@@ -207,33 +201,29 @@ class _Plan:
                 "cpus": os.cpu_count(),
             },
             engine=self.engine,
-            wall_time_ns=began_ns,
+            wall_time_ns=self.wall_time_ns,
             planned=args.runs,
             concurrency=args.concurrency,
             warmup=args.warmup,
             seed=self.seed,
-            command=measurement.command,
-            arms=[_arm(arm, self.folder, recordings) for arm in self.arms],
-            runs=measurement.runs,
+            command=measured.command,
+            arms=[_arm(arm, self.folder if arm.attached else None) for arm in self.arms],
+            runs=measured.runs,
             pairs=[(base.name, new.name) for base, new in pairs_of(self.arms)],
-            ended_early=ended_early,
+            ended_early=measured.ended_early,
         )
-        failures = failed(bench)
-        if not error and failures:
-            total, (text, _) = sum(failures.values()), failures.most_common(1)[0]
-            error = ObserveError(f"{total} of {len(bench.runs)} runs failed: {text}")
-        if measurement.stopped_by:
-            return bench, None, _FIRST_SIGNAL_CODE + measurement.stopped_by
-        return bench, error, 0
+
+    def _recordings(self, header: Header) -> ArmRecordings:
+        return ArmRecordings(self.folder, header, [arm for arm in self.arms if arm.attached], self.token)
 
 
 def _nothing_to_attach() -> Session:
     raise AssertionError("no arm is observed")
 
 
-def _arm(arm: Arm, folder: Path, recordings: ArmRecordings | None) -> BenchArm:
-    """The arm, with what its recording has."""
-    if not arm.attached or recordings is None:
+def _arm(arm: Arm, folder: Path | None) -> BenchArm:
+    """The arm, with what its recording in `folder` has, if it has one."""
+    if folder is None:
         return BenchArm(arm.name, arm.settings())
     path = path_of(folder, arm)
     report, _ = assemble(path, load())
@@ -242,10 +232,14 @@ def _arm(arm: Arm, folder: Path, recordings: ArmRecordings | None) -> BenchArm:
     return BenchArm(arm.name, arm.settings(), str(path), report.loss, recorded)
 
 
-def _finish(bench: Bench, folder: Path, render: Callable[[Bench, Page], str]) -> None:
-    """Save the result for programs, and tell it."""
-    write(folder / _RESULT, bench_json.render(bench, Page()))
-    write(None, render(bench, Page.of(sys.stdout)))
+def _judge(bench: Bench, *, strict: bool) -> None:
+    """Raise what went wrong, the worst first."""
+    failures = failed(bench)
+    if failures:
+        most, _ = failures.most_common(1)[0]
+        raise ObserveError(f"{failures.total()} of {len(bench.runs)} runs failed: {most}")
+    if strict and any(arm.loss and arm.loss.data_was_lost for arm in bench.arms):
+        raise DataLostError("data was lost while recording; observe report says what")
 
 
 class _Progress:
@@ -259,7 +253,10 @@ class _Progress:
         """`share` of all turns is done."""
         page = self.line.page
         elapsed = time.monotonic() - self._began
-        facts = [f"{len(runs)} runs", *([f"{count} failed"] if (count := sum(bool(run.failed) for run in runs)) else [])]
+        facts = [
+            f"{len(runs)} runs",
+            *([f"{count} failed"] if (count := sum(bool(run.failed) for run in runs)) else []),
+        ]
         if share:
             facts.append(f"{page.duration(elapsed * (1 / share - 1) * 1e9)} left")
         bar = page.bar([(0.0, share)], _BAR_COLUMNS).ljust(_BAR_COLUMNS)

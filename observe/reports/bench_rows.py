@@ -174,7 +174,8 @@ def _row(bench: Bench, arm: str, measure: str) -> MeasureRow:
         percentiles.append(
             Percentile(float(np.quantile(values, share)), low if from_below else None, high if from_above else None)
         )
-    return MeasureRow(measure, len(values), *percentiles, max_ns=float(values.max()))
+    p50, p90, p99 = percentiles
+    return MeasureRow(measure, len(values), p50, p90, p99, float(values.max()))
 
 
 def _interval(values: Sample) -> tuple[float, float]:

@@ -90,9 +90,7 @@ def resampled_percentiles(
         for share in shares:
             place = share * last
             below = np.floor(place)
-            first, second = (
-                ordered[np.argmax(ranks > rank, axis=1)] for rank in (below, np.minimum(below + 1, last))
-            )
+            first, second = (ordered[np.argmax(ranks > rank, axis=1)] for rank in (below, np.minimum(below + 1, last)))
             columns.append(first + (place - below)[:, 0] * (second - first))
         found.append(np.stack(columns, axis=1))
     return np.concatenate(found)
