@@ -47,6 +47,7 @@ FORMATS: Mapping[str, Callable[[Bench, Page], str]] = MappingProxyType(
 _RESULT = "bench.json"
 _TIMEOUT_SECONDS = 30.0
 _BAR_COLUMNS = 24
+_LIVE_SECONDS = 0.25
 _FIRST_SIGNAL_CODE = 128
 _SEEDS = 1_000_000
 _COMMAND = ("true",)
@@ -67,7 +68,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _factor(parser, "--network", "MODE", "none, host, bridge, or a network's name; default: bridge")
     _factor(parser, "--image", "NAME", "default: busybox")
     _factor(parser, "--runtime", "NAME", "default: the engine's")
-    _factor(parser, "--security-opt", "OPTION[,OPTION]", "as of docker run; 'default' is none; default: none")
+    _factor(
+        parser,
+        "--security-opt",
+        "OPTION[,OPTION]",
+        "as of docker run, joined by commas if an arm has several; 'default': none",
+    )
     parser.add_argument(
         "--attach",
         choices=list(Attach),
@@ -172,7 +178,7 @@ class _Plan:
 
     def measure(self, attach: Callable[[], Session] | None) -> Measurement:
         """All runs, recorded. Raises ObserveError if a warm-up fails."""
-        args, progress = self.args, _Progress()
+        args, progress = self.args, _Progress(self.args.runs * len(self.arms))
         with ExitStack() as stack:
             stack.callback(progress.line.clear)
             recordings = stack.enter_context(self._recordings(attach().header())) if attach else None
@@ -245,22 +251,26 @@ def _judge(bench: Bench, *, strict: bool) -> None:
 class _Progress:
     """A bar, how much is done, and how long it may still take."""
 
-    def __init__(self) -> None:
+    def __init__(self, runs: int) -> None:
+        """`runs`: how many there will be."""
         self.line = LiveLine()
+        self._runs = runs
         self._began = time.monotonic()
+        self._due = 0.0
 
     def show(self, runs: Sequence[ClientRun], share: float) -> None:
         """`share` of all turns is done."""
-        page = self.line.page
-        elapsed = time.monotonic() - self._began
-        facts = [
-            f"{len(runs)} runs",
-            *([f"{count} failed"] if (count := sum(bool(run.failed) for run in runs)) else []),
-        ]
-        if share:
-            facts.append(f"{page.duration(elapsed * (1 / share - 1) * 1e9)} left")
-        bar = page.bar([(0.0, share)], _BAR_COLUMNS).ljust(_BAR_COLUMNS)
-        self.line.show(f"{bar} {share:4.0%}{page.dot}{page.dot.join(facts)}")
+        now = time.monotonic()
+        if now < self._due:
+            return
+        self._due = now + _LIVE_SECONDS
+        page, failures = self.line.page, sum(bool(run.failed) for run in runs)
+        facts = [f"{share:4.0%}", f"{len(runs)} of {self._runs} runs" if runs else "warming up"]
+        if failures:
+            facts.append(f"{failures} failed")
+        if runs and share:
+            facts.append(f"{page.duration((now - self._began) * (1 / share - 1) * 1e9)} left")
+        self.line.show(f"{page.bar([(0.0, share)], _BAR_COLUMNS).ljust(_BAR_COLUMNS)} {page.dot.join(facts)}")
 
 
 def _options(text: str) -> tuple[str, ...]:
