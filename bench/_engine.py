@@ -22,10 +22,10 @@ def scratch() -> Iterator[Path]:
 
 
 @contextmanager
-def private_engine(folder: Path) -> Iterator[str]:
-    """Start an engine whose files are in `folder`; its socket. Raises CalledProcessError if it does not start."""
+def private_engine(folder: Path, *options: str) -> Iterator[str]:
+    """Start an engine with these options whose files are in `folder`; its socket. Raises CalledProcessError."""
     program, directory = str(ROOT / "scripts" / "private-dockerd"), folder / "e"
-    subprocess.run([program, "start", directory], check=True)
+    subprocess.run([program, "start", directory, *options], check=True)
     try:
         yield f"{directory}/docker.sock"
     finally:

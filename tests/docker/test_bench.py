@@ -40,7 +40,7 @@ def bench(engine: Engine, folder: Path, *options: str) -> subprocess.CompletedPr
 
 def left(engine: Engine) -> list[str]:
     """Names of the containers that are there."""
-    return [str(container.name) for container in engine.client.containers.list(all=True)]
+    return [str(entry["Names"][0]).removeprefix("/") for entry in engine.client.api.containers(all=True)]
 
 
 def result(folder: Path) -> dict[str, Any]:
@@ -190,17 +190,12 @@ def test_what_cannot_work_is_said_in_one_line(engine: Engine, tmp_path: Path, op
 
 
 def test_without_attaching_it_needs_no_privileges(engine: Engine, tmp_path: Path) -> None:
-    engine.socket.chmod(0o666)
-    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"]
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    powerless = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
     for mode, code in (("no", 0), ("yes", 3)):
-        folder = tmp_path / mode
-        folder.mkdir(mode=0o777)
-        folder.chmod(0o777)
-        line = [*nobody, *command(engine, Path("/proc/self/cwd"), "--runs", "2", "--attach", mode)]
-        done = subprocess.run(line, capture_output=True, text=True, check=False, env=environment, cwd=folder)
+        line = [*powerless, *command(engine, tmp_path / mode, "--runs", "2", "--attach", mode)]
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
         assert done.returncode == code, done.stderr
-        assert (folder / "bench.json").exists() == (mode == "no")
+        assert (tmp_path / mode / "bench.json").exists() == (mode == "no")
 
 
 def test_an_engine_that_dies_is_said_and_what_was_measured_is_kept(new_engine: EngineFactory, tmp_path: Path) -> None:
