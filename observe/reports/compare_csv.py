@@ -23,6 +23,10 @@ COLUMNS = (
     "contribution_ns",
     "p",
     "verdict",
+    "own_interval_low_ns",
+    "own_interval_high_ns",
+    "own_p",
+    "own_verdict",
 )
 
 
@@ -48,6 +52,9 @@ def render(comparison: Comparison, page: Page) -> str:
                     row.contribution_ns,
                     row.p,
                     row.verdict,
+                    *(row.own_interval_ns or (None, None)),
+                    row.own_p,
+                    row.own_verdict,
                 )
             )
     return out.getvalue()

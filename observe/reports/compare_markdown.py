@@ -52,8 +52,8 @@ def _row(row: Row, page: Page) -> str:
         f"{words.arrow(row.verdict, page)} {words.signed(row.difference_ns, page)}".strip(),
         words.growth(row),
         words.interval(row, page),
-        words.signed(row.contribution_ns, page),
+        words.own(row, page),
         words.count(row),
     )
-    mark = "**" if row.verdict.significant else ""
+    mark = "**" if row.is_marked else ""
     return f"| {' | '.join(f'{mark}{cell}{mark}' for cell in cells)} |"

@@ -76,7 +76,7 @@ def _columns(operation: OperationComparison, page: Page) -> list[Column]:
         Column("", [words.growth(row) for row in rows], rank=3),
         Column("95% interval", [words.interval(row, page) for row in rows]),
         *([counts] if any((row.base_n, row.new_n) != whole for row in rows) else []),
-        Column("own", [words.signed(row.contribution_ns, page) if index else "" for index, row in enumerate(rows)]),
+        Column("own", [words.own(row, page) if index else "" for index, row in enumerate(rows)]),
     ]
 
 
@@ -86,16 +86,16 @@ def _bars(rows: Sequence[Row]) -> Bars:
     longest_ns = max(lengths_ns) or 1.0
     return Bars(
         rows=[
-            [(0.0, length_ns / longest_ns)] if length_ns and row.verdict in _STYLES else []
+            [(0.0, length_ns / longest_ns)] if length_ns and row.own_verdict in _STYLES else []
             for row, length_ns in zip(rows, lengths_ns, strict=True)
         ],
-        styles=[_STYLES.get(row.verdict, "") for row in rows],
+        styles=[_STYLES.get(row.own_verdict, "") for row in rows],
         head=lambda _cells: "",
     )
 
 
 def _row_style(row: Row) -> str:
-    if row.verdict.significant:
+    if row.is_marked:
         return _BOLD
     return "" if row.verdict in _STYLES else _DIM
 

@@ -45,6 +45,12 @@ def signed(duration_ns: float | None, page: Page) -> str:
     return f"{'+' if duration_ns > 0 else '-'}{text}"
 
 
+def own(row: Row, page: Page) -> str:
+    """The difference of a phase's own time, with its sign if one was found and it is not the whole's."""
+    sign = arrow(row.own_verdict, page) if row.own_p != row.p else ""
+    return f"{sign} {signed(row.contribution_ns, page)}".lstrip()
+
+
 def interval(row: Row, page: Page) -> str:
     """`+3.9 to +6.2 ms`; or why there is none."""
     if row.interval_ns is None:
@@ -114,5 +120,6 @@ def legend(comparison: Comparison) -> str:
     return (
         f"medians of runs that went well, with {CONFIDENCE:.0%} intervals of their difference ({RESAMPLES:,} bootstrap "
         f"resamples); marked so that of 100 comparisons of equals at most {ALPHA * 100:.0f} would mark anything "
-        f"(Mann-Whitney, Holm over {comparison.tests} tests), which {needed}; ranked by a phase's own time"
+        f"(Mann-Whitney, Holm over {comparison.tests} tests), which {needed}; ranked by a phase's own time, "
+        "which is marked by itself where others are in it"
     )

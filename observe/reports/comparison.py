@@ -3,7 +3,8 @@
 
 Only runs that went well are compared, phase by phase, by the medians of those in which the phase was seen.
 A phase's *contribution* is the difference of the medians of its own time (in which no deeper phase was active; 0 in
-a run without it): own times sum to the operation, so a phase is not ranked for what happened below it.
+a run without it): own times sum to the operation, so a phase is not ranked for what happened below it. A phase that has
+others in it is tested twice, whole and by its own time: what is in it makes the whole noisier, and is not its fault.
 Durations are nanoseconds, differences are NEW minus BASE, growth is a share of BASE.
 """
 
@@ -77,6 +78,15 @@ class Row:
     #: P-value, corrected for the number of tests in the whole comparison.
     p: float | None
     verdict: Verdict
+    #: The same of its own time; equal to the above if nothing is in it.
+    own_interval_ns: tuple[float, float] | None
+    own_p: float | None
+    own_verdict: Verdict
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether a difference was found, of the whole or of its own time."""
+        return self.verdict.significant or self.own_verdict.significant
 
     @property
     def name(self) -> str:
@@ -135,10 +145,15 @@ def compare(base: Arm, new: Arm) -> Comparison:
     pairs = {name: tuple(pairs_of(name, *arms)) for name, arms in runs.items()}
     # All operations are one family: who asks whether anything changed asks once.
     family = [pair for members in pairs.values() for pair in members]
-    needed = smallest_runs(len(family))
+    needed = smallest_runs(len(family) + sum(pair.has_own for pair in family))
     tested = [pair for pair in family if pair.comparable and pair.n >= needed]
-    p_values = holm([rank_test(pair.base.durations_ns, pair.new.durations_ns) for pair in tested])
-    p = {(pair.operation, pair.id): value for pair, value in zip(tested, p_values, strict=True)}
+    by_own = [pair for pair in tested if pair.has_own and pair.same_within]
+    p_values = holm(
+        [rank_test(pair.base.durations_ns, pair.new.durations_ns) for pair in tested]
+        + [rank_test(pair.base.own_ns, pair.new.own_ns) for pair in by_own]
+    )
+    whole_p = {(pair.operation, pair.id): p for pair, p in zip(tested, p_values, strict=False)}
+    own_p = {(pair.operation, pair.id): p for pair, p in zip(by_own, p_values[len(tested) :], strict=True)}
     return Comparison(
         base=base,
         new=new,
@@ -149,13 +164,17 @@ def compare(base: Arm, new: Arm) -> Comparison:
                 base=_group(base, name),
                 new=_group(new, name),
                 rows=_ranked(
-                    [_row(pair, p.get((name, pair.id)), _runs_suffice(runs[name], needed)) for pair in members]
+                    [
+                        _row(pair, whole_p.get(key), own_p.get(key), _runs_suffice(runs[name], needed))
+                        for pair in members
+                        for key in [(name, pair.id)]
+                    ]
                 ),
                 departures=tuple(_departures(*runs[name])),
             )
             for name, members in pairs.items()
         ),
-        tests=len(tested),
+        tests=len(p_values),
         needed_runs=needed,
     )
 
@@ -207,11 +226,18 @@ def _runs_suffice(runs: tuple[Sequence[Run], Sequence[Run]], needed: int) -> boo
 # The rows --------------------------------------------------------------------------------------------------
 
 
-def _row(pair: Pair, p: float | None, suffice: bool) -> Row:
+def _row(pair: Pair, p: float | None, own_p: float | None, suffice: bool) -> Row:
     """`p` is None if it was not tested; `suffice`: whether both arms have enough runs of the operation."""
     base_ns, new_ns = median(pair.base.durations_ns), median(pair.new.durations_ns)
     difference_ns = _difference(base_ns, new_ns)
     interval_ns = difference_interval(pair.base.durations_ns, pair.new.durations_ns) if p is not None else None
+    verdict = _untested(pair, suffice) if p is None or interval_ns is None else _tested(p, *interval_ns)
+    own = (interval_ns, p, verdict)
+    if pair.has_own:
+        own = (None, None, _own_untested(verdict))
+        if own_p is not None:
+            own_interval_ns = difference_interval(pair.base.own_ns, pair.new.own_ns)
+            own = (own_interval_ns, own_p, _tested(own_p, *own_interval_ns))
     return Row(
         id=pair.id,
         base_n=len(pair.base.durations_ns),
@@ -223,8 +249,16 @@ def _row(pair: Pair, p: float | None, suffice: bool) -> Row:
         growth=difference_ns / base_ns if difference_ns is not None and base_ns else None,
         contribution_ns=_difference(median(pair.base.own_ns), median(pair.new.own_ns)),
         p=p,
-        verdict=_untested(pair, suffice) if p is None or interval_ns is None else _tested(p, *interval_ns),
+        verdict=verdict,
+        own_interval_ns=own[0],
+        own_p=own[1],
+        own_verdict=own[2],
     )
+
+
+def _own_untested(whole: Verdict) -> Verdict:
+    """Why its own time was not tested: if the whole was, because of what is in it."""
+    return Verdict.OTHER_EVIDENCE if whole.significant or whole is Verdict.NO_DIFFERENCE else whole
 
 
 def _difference(base_ns: float | None, new_ns: float | None) -> float | None:

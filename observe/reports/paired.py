@@ -31,8 +31,9 @@ class Pair:
     id: str
     base: Times
     new: Times
-    #: Whether both arms measured it in the same way.
+    #: Whether both arms measured it in the same way; and all that is in it, so that its own time is the same thing.
     same_evidence: bool
+    same_within: bool
 
     @property
     def n(self) -> int:
@@ -46,6 +47,11 @@ class Pair:
         return self.new.evidence is Evidence.FUNCTION and all((median_ns or 0) < FLOOR_NS for median_ns in medians_ns)
 
     @property
+    def has_own(self) -> bool:
+        """Whether its own time is another than its duration: something is in it."""
+        return not all(np.array_equal(times.own_ns, times.durations_ns) for times in (self.base, self.new))
+
+    @property
     def comparable(self) -> bool:
         """Whether there is something to test, if only the runs are enough."""
         return self.n > 0 and self.same_evidence and not self.at_floor
@@ -55,13 +61,21 @@ def pairs_of(operation: str, base: Sequence[Run], new: Sequence[Run]) -> Iterato
     """Every row that was seen in either arm, in the documented order; the operation first, unattributed last."""
     before, after = _times(operation, base), _times(operation, new)
     same = {phase: before[phase].evidence is after[phase].evidence for phase in before.keys() & after.keys()}
+    same_functions = _uses_functions(before) == _uses_functions(after)
     # What the phases leave over depends on how each of them is measured.
-    same[UNATTRIBUTED] = all(same.values()) and _uses_functions(before) == _uses_functions(after)
+    same[UNATTRIBUTED] = all(same.values()) and same_functions
     order = dict.fromkeys(span.id for run in (*base, *new) for span in run.phases)
     for phase in dict.fromkeys((operation, *order, UNATTRIBUTED)):
         if phase == operation or phase in before or phase in after:
-            times = (before.get(phase, _never(base)), after.get(phase, _never(new)))
-            yield Pair(operation, phase, *times, same_evidence=same.get(phase, False))
+            within = same_functions and all(alike for inner, alike in same.items() if inner.startswith(f"{phase}."))
+            yield Pair(
+                operation,
+                phase,
+                before.get(phase, _never(base)),
+                after.get(phase, _never(new)),
+                same_evidence=same.get(phase, False),
+                same_within=within,
+            )
 
 
 def _uses_functions(times: Mapping[str, Times]) -> bool:

@@ -223,7 +223,7 @@ def noisy(rng, n=30, added_ms=0.0):
 
 
 def marked(comparison):
-    return [row.id for one in comparison.operations for row in one.rows if row.verdict.significant]
+    return [row.id for one in comparison.operations for row in one.rows if row.is_marked]
 
 
 def test_equal_arms_hardly_ever_show_a_difference():
@@ -233,7 +233,8 @@ def test_equal_arms_hardly_ever_show_a_difference():
     for _ in range(100):
         drawn = rng.permutation(runs)
         comparisons.append(compare(arm(drawn[:30]), arm(drawn[30:60])))
-    assert {one.tests for one in comparisons} == {27}
+    # 27 rows; in start.a and start.a.b are others.
+    assert {one.tests for one in comparisons} == {29}
     assert sum(bool(marked(one)) for one in comparisons) <= 5
     assert sum(bool(regressions(one, 0)) for one in comparisons) <= 5
 
@@ -248,6 +249,45 @@ def test_five_milliseconds_are_found_where_they_are_and_nowhere_else():
         first = comparison.operations[0].rows[1]
         assert (first.id, first.verdict) == ("start.a.b.c", Verdict.SLOWER)
         assert first.contribution_ns == pytest.approx(5 * MS, rel=0.4)
+
+
+def nested(rng, own_ms, n=30, *, inner=Evidence.KERNEL):
+    """Runs of start.a, whose own time is steady, and start.a.b in it, which is not."""
+    runs = []
+    for _ in range(n):
+        run = a_run({"start.a": rng.normal(own_ms, 0.5), "start.a.b": rng.uniform(50, 150)})
+        operation, outer, within = run.phases
+        runs.append(replace(run, phases=(operation, outer, replace(within, evidence=inner))))
+    return runs
+
+
+def test_what_is_in_a_phase_does_not_hide_what_became_of_its_own_time():
+    rng = np.random.default_rng(22)
+    row = rows_of(nested(rng, 10), nested(rng, 15))["start.a"]
+    assert (row.verdict, row.own_verdict, row.is_marked) == (Verdict.NO_DIFFERENCE, Verdict.SLOWER, True)
+    assert row.interval_ns[0] < 0 < row.own_interval_ns[0] < 5 * MS < row.own_interval_ns[1]
+    assert row.own_p < ALPHA < row.p
+    assert verdicts(nested(rng, 10), nested(rng, 10))["start.a"] is Verdict.NO_DIFFERENCE
+
+
+def test_a_phase_with_nothing_in_it_is_tested_once():
+    row = rows_of(spread(around_ms=10), spread(around_ms=15))["start.mount"]
+    assert (row.own_verdict, row.own_p, row.own_interval_ns) == (row.verdict, row.p, row.interval_ns)
+
+
+def test_own_times_are_not_compared_if_what_is_in_the_phase_is_measured_in_two_ways():
+    rng = np.random.default_rng(23)
+    row = rows_of(nested(rng, 10), nested(rng, 15, inner=Evidence.FUNCTION))["start.a"]
+    assert (row.own_verdict, row.own_p, row.own_interval_ns) == (Verdict.OTHER_EVIDENCE, None, None)
+    assert row.verdict is Verdict.NO_DIFFERENCE
+
+
+def test_the_sign_of_an_own_time_stands_with_it():
+    rng = np.random.default_rng(22)
+    comparison = compare(arm(nested(rng, 10)), arm(nested(rng, 15)))
+    line = next(line for line in FORMATS["text"](comparison, Page()).splitlines() if line.startswith("  a "))
+    assert re.search(r"▲ \+\d\.\d ms  █", line)
+    assert line.count("▲") == 1
 
 
 # Rows ------------------------------------------------------------------------------------------------------
