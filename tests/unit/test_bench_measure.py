@@ -12,7 +12,7 @@ import pytest
 
 from observe.bench import measure
 from observe.bench.measure import Measurement
-from observe.bench.plan import Arm, Attach, Turn, arms_of, container_name, turns_of
+from observe.bench.plan import Arm, Attach, Turn, arm_of_container, arms_of, container_name, turns_of
 from observe.bench.recordings import ArmRecordings, path_of
 from observe.errors import EngineGoneError, ObserveError
 from observe.model import Event, EventBatch, Header, Kind, Note, NoteKind
@@ -29,12 +29,14 @@ def _no_pause(monkeypatch):
 
 
 class FakeGenerator:
-    """Answers what it is told to, at the second call."""
+    """Answers what it is told to; its log has the name of each container."""
 
-    def __init__(self, answer=lambda _order: None):
+    def __init__(self, answer=lambda _order: None, log=None):
         self.answer, self.given, self.waiting, self.closed = answer, [], [], 0
+        self.log = [] if log is None else log
 
     def begin(self, orders):
+        self.log += [order["name"] for order in orders]
         self.given += orders
         self.waiting += orders
 
@@ -56,7 +58,7 @@ class FakeGenerator:
 
 
 class FakeSession:
-    """Says in its log when it is attached, polled and detached; each poll brings one event."""
+    """Says in its log when it is attached and detached; each poll brings one event, whose path is the log's last line."""
 
     def __init__(self, log):
         self.log, self.lost = log, 0
@@ -66,7 +68,7 @@ class FakeSession:
         return [Note(NoteKind.PROCESS, 1, {"pid": 1, "role": "dockerd", "argv": []})]
 
     def poll(self):
-        return [a_batch(Event(1, Kind.MKDIR, path=f"/{len(self.log)}"))]
+        return [a_batch(Event(1, Kind.MKDIR, path=self.log[-1]))]
 
     def stop(self):
         self.log.append("detach")
@@ -123,7 +125,7 @@ def test_one_session_serves_all_arms(tmp_path):
 
 def test_it_is_attached_for_the_arms_that_are_observed_only(tmp_path):
     log = []
-    generator = FakeGenerator(lambda order: log.append(order["name"]))
+    generator = FakeGenerator(log=log)
     measured(tmp_path, arms("none", attach=Attach.BOTH), generator, log, runs=30)
     attached = False
     for line in log:
@@ -134,6 +136,17 @@ def test_it_is_attached_for_the_arms_that_are_observed_only(tmp_path):
     # Warm-up, and three blocks of five turns of two runs; a block may follow its like.
     assert 2 <= log.count("attach") <= 4
     assert measured(tmp_path, arms("none", attach=Attach.NO))[2] == []
+
+
+def test_each_recording_has_the_events_of_its_arms_turns_and_no_warm_ups(tmp_path):
+    log = []
+    pair = arms("none", "host")
+    measured(tmp_path, pair, FakeGenerator(log=log), log)
+    for arm in pair:
+        told = {event.path for event in Recording.open(path_of(tmp_path, arm)).events()}
+        assert {arm_of_container(TOKEN, path) for path in told} == {arm.name}
+        # Of each turn the last container that was ordered.
+        assert len(told) == 3
 
 
 def test_failed_runs_are_kept(tmp_path):
