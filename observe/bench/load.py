@@ -149,6 +149,8 @@ class _Generator:
             self._say(self._own.client.run(order))
         except HostCannotError as error:
             self._say({"broken": str(error)})
+        except Exception as error:  # noqa: BLE001 - the bench would wait for ever
+            self._say({"broken": f"unexpected {type(error).__name__}: {error}"})
 
     def _say(self, message: Mapping[str, Any]) -> None:
         # What is disturbed by the end is no result.

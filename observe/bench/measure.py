@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import takewhile
 from types import FrameType
 
 from observe.bench.generator import LoadGenerator
 from observe.bench.plan import Turn, orders
 from observe.bench.recordings import ArmRecordings
 from observe.collectors.session import POLL_SECONDS, Session
-from observe.errors import EngineGoneError, ObserveError
+from observe.errors import ObserveError
 from observe.reports.bench_rows import ClientRun
 
 #: After a turn, before the next one: what an engine still does once a container is removed (up to 35 ms were seen)
@@ -36,26 +37,29 @@ class Measurement:
     #: Called often, with the share of all turns that is done.
     progress: Callable[[Sequence[ClientRun], float], None]
     runs: list[ClientRun] = field(default_factory=list)
-    #: What ended it early: a signal, or that the engine is gone, in words.
+    #: What ended it early: a signal, or what went wrong, in words.
     stopped_by: signal.Signals | None = None
-    gone: str | None = None
+    broken: str | None = None
     _session: Session | None = None
     _arm: str | None = None
 
     @property
     def ended_early(self) -> str | None:
         """Why not all turns were done; None if they were."""
-        return f"stopped by {self.stopped_by.name}" if self.stopped_by else self.gone
+        return f"stopped by {self.stopped_by.name}" if self.stopped_by else self.broken
 
     def measure(self) -> None:
         """Until all turns are done; then nothing is attached, and all containers are gone.
 
-        Raises ObserveError if a warm-up fails, HostCannotError if the engine cannot be attached to.
+        Raises ObserveError if a warm-up fails, or anything else before a run was measured, HostCannotError if the
+        engine cannot be attached to. An engine that goes later only ends it early.
         """
         try:
             self._all_turns()
-        except EngineGoneError as error:
-            self.gone = str(error)
+        except ObserveError as error:
+            if not self.runs:
+                raise
+            self.broken = str(error)
 
     def _all_turns(self) -> None:
         with ExitStack() as stack:
@@ -63,11 +67,9 @@ class Measurement:
             stack.callback(self._detach)
             # First of all at the end: what it removes is still seen by the session.
             stack.enter_context(self.generator)
-            for turn in self.turns:
+            for turn in takewhile(lambda _: not self.stopped_by, self.turns):
                 self._attach_or_detach(turn)
                 self._turn(turn)
-                if self.stopped_by:
-                    break
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

@@ -34,6 +34,7 @@ class ArmRecordings:
     def __init__(self, folder: Path, header: Header, arms: Sequence[Arm], token: str) -> None:
         """Create the files. Raises RecordingError if one cannot be written."""
         self._token = token
+        self._paths = [path_of(folder, arm) for arm in arms]
         self._losses: dict[str, dict[str, int]] = {arm.name: {} for arm in arms}
         self._told: dict[str, int] = {}
         self._stack = ExitStack()
@@ -89,6 +90,12 @@ class ArmRecordings:
         """Mark the clean end of all recordings."""
         for name in self._writers:
             self._write(name, Note(NoteKind.END, boot_clock_ns(), {"why": why}))
+
+    def discard(self) -> None:
+        """Close all files and remove them: nothing was measured."""
+        self._stack.close()
+        for path in self._paths:
+            path.unlink(missing_ok=True)
 
     def _write(self, arm: str | None, item: Item) -> None:
         if arm in self._writers:

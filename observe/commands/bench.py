@@ -30,7 +30,7 @@ from observe.collectors.session import Session
 from observe.commands._files import write
 from observe.commands._session import LiveLine, add_arguments, options
 from observe.engine import api, find_engine
-from observe.errors import DataLostError, EngineGoneError, ObserveError
+from observe.errors import DataLostError, ObserveError
 from observe.model import Header
 from observe.phases import load
 from observe.reports import Page, bench_json, bench_markdown, bench_text
@@ -124,8 +124,8 @@ def run(args: argparse.Namespace) -> int:
     write(None, FORMATS[args.format](bench, Page.of(sys.stdout)))
     if measured.stopped_by:
         return _FIRST_SIGNAL_CODE + measured.stopped_by
-    if measured.gone:
-        raise EngineGoneError(f"{measured.gone}; what was measured until then is in {folder}")
+    if measured.broken:
+        raise ObserveError(f"{measured.broken}; what was measured until then is in {folder}")
     _judge(bench, strict=args.strict)
     return 0
 
@@ -191,7 +191,12 @@ class _Plan:
                 attach=attach or _nothing_to_attach,
                 progress=progress.show,
             )
-            measurement.measure()
+            try:
+                measurement.measure()
+            except ObserveError:
+                if recordings:
+                    recordings.discard()
+                raise
             if recordings:
                 recordings.end(measurement.ended_early or "all runs done")
         return measurement

@@ -23,7 +23,7 @@ def facts(bench: Bench) -> Iterator[str]:
         host.get("kernel") and f"Linux {host['kernel']}",
         host.get("cpus") and f"{host['cpus']} CPUs",
         wall_time(bench.wall_time_ns),
-        f"{bench.planned} runs of each arm, {bench.concurrency} at once",
+        f"{bench.planned} runs of each arm, {'one' if bench.concurrency == 1 else bench.concurrency} at a time",
         f"warm-up {bench.warmup}",
         f"seed {bench.seed}",
     ]

@@ -58,7 +58,7 @@ class FakeGenerator:
 
 
 class FakeSession:
-    """Says in its log when it is attached and detached; each poll brings one event, whose path is the log's last line."""
+    """Says in its log when it is attached and detached; each poll brings one event: the log's last line."""
 
     def __init__(self, log):
         self.log, self.lost = log, 0
