@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rules for every test: kernel and docker tests leave nothing behind, a skip has one reason and may be forbidden.
 
-A test in tests/kernel or tests/docker gets the marker of its directory. If the machine cannot run it, it is skipped
-with the reason; with CI=true or OBSERVE_NO_SKIP=1 every skip, whoever made it, is a failure instead.
+A test in tests/kernel, tests/docker or tests/prometheus gets the marker of its directory. If the machine cannot run
+it, it is skipped with the reason; with CI=true or OBSERVE_NO_SKIP=1 every skip, whoever made it, is a failure instead.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Generator, Iterator
 from functools import cache
 from pathlib import Path
 
+import promserver
 import pytest
 from leftovers import adopt_orphans, left_since, snapshot
 
@@ -68,7 +69,7 @@ def pytest_make_collect_report(
 
 @pytest.fixture(autouse=True)
 def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail a kernel or docker test that leaves a process, mount, namespace, BPF object or inotify instance behind."""
+    """Fail a test that leaves a process, mount, namespace, BPF object or inotify instance behind; not in unit."""
     if kind_of(request.node) not in _MISSING:
         yield
         return
@@ -83,7 +84,7 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def kind_of(item: pytest.Item) -> str:
-    """The directory below tests/ that a test lies in: unit, kernel, docker."""
+    """The directory below tests/ that a test lies in: unit, kernel, docker, prometheus."""
     return item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
 
 
@@ -120,4 +121,4 @@ def docker_missing() -> str | None:
     return None
 
 
-_MISSING = {"kernel": kernel_missing, "docker": docker_missing}
+_MISSING = {"kernel": kernel_missing, "docker": docker_missing, "prometheus": promserver.missing}

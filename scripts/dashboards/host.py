@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One host: its engine, what we are attached to, its operations, and what observing it costs."""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.builders.dashboard import Row
+from grafana_foundation_sdk.models import units
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+from dashboards import frame
+from dashboards.overview import latency, unattributed_share, where_time_goes
+from dashboards.panels import FULL, HALF, LOW, QUARTER, THIRD, Column, Query, lines, number, rows
+from dashboards.promql import HOSTS, OPERATION, quantile, rate
+
+#: Our own process among all that Prometheus scrapes on this host.
+OURS = f"and on (job, instance) observe_build_info{{{HOSTS}}}"
+
+
+def build() -> Dashboard:
+    """The dashboard."""
+    start = (HOSTS, 'operation="start"')
+    return frame.dashboard(
+        "observe-host",
+        "observe / One host",
+        "One host: its engine, what is attached, its creates and starts, and what observing costs it.",
+        [frame.one_host()],
+        [
+            number(
+                "Operations",
+                "Creates and starts that ended, per second.",
+                units.OpsPerSecond,
+                Query(rate(f"{OPERATION}_count", HOSTS)),
+            ),
+            number(
+                "Start, median",
+                "Half of the starts took no longer.",
+                units.Seconds,
+                Query(quantile(0.5, OPERATION, *start)),
+            ),
+            number(
+                "Start, p99",
+                "One start in a hundred took longer.",
+                units.Seconds,
+                Query(quantile(0.99, OPERATION, *start)),
+                warn_above=2,
+            ),
+            number(
+                "Unattributed",
+                "Share of the operations' time that is in no documented phase.",
+                units.PercentUnit,
+                Query(unattributed_share("")),
+                warn_above=0.05,
+            ),
+            rows(
+                "Engine",
+                "The dockerd that we are attached to.",
+                [
+                    Column("Engine", label="version"),
+                    Column("Go", label="go_version"),
+                    Column("Storage driver", label="storage_driver"),
+                    Column(
+                        "Since scrape", f"max by (version, go_version, storage_driver) (observe_engine_info{{{HOSTS}}})"
+                    ),
+                ],
+                width=HALF,
+                height=LOW,
+            ),
+            Row("Attached"),
+            lines(
+                "Attached probes",
+                "1 while a probe is attached to the live dockerd, 0 while it waits for one: a gap is an engine "
+                "that was restarted.",
+                units.Short,
+                [Query(f"min by (probe) (observe_attached{{{HOSTS}}})", "{{probe}}")],
+                width=THIRD,
+            ),
+            lines(
+                "Lost events",
+                "Events lost, per second, by where.",
+                units.CountsPerSecond,
+                [Query(rate("observe_lost_events_total", HOSTS, by="source"), "{{source}}")],
+                width=THIRD,
+            ),
+            lines(
+                "In flight",
+                "Operations that dockerd works on at the moment of the scrape.",
+                units.Short,
+                [Query(f"sum by (operation) (observe_operations_in_flight{{{HOSTS}}})", "{{operation}}")],
+                width=THIRD,
+            ),
+            Row("Creates and starts"),
+            lines(
+                "Operations by outcome",
+                "Operations that ended, per second.",
+                units.OpsPerSecond,
+                [
+                    Query(
+                        rate(f"{OPERATION}_count", HOSTS, by="operation, outcome") + " > 0", "{{operation}} {{outcome}}"
+                    )
+                ],
+                width=THIRD,
+            ),
+            lines(
+                "Start latency",
+                "From the API request to dockerd's answer. Dots are single starts with their container's id.",
+                units.Seconds,
+                latency("start"),
+                width=THIRD,
+            ),
+            lines(
+                "Create latency",
+                "From the API request to dockerd's answer. Dots are single creates with their container's id.",
+                units.Seconds,
+                latency("create"),
+                width=THIRD,
+            ),
+            lines(
+                "Where a start's time goes",
+                "Mean time of one start by phase; with what is in no phase the areas sum to the mean start.",
+                units.Seconds,
+                where_time_goes("start"),
+                width=FULL,
+                stacked=True,
+            ),
+            lines(
+                "File events",
+                "Changes that inotify reported below the engine's data root, per second, by area and kind.",
+                units.CountsPerSecond,
+                [Query(rate("observe_file_events_total", HOSTS, by="area, event") + " > 0", "{{area}} {{event}}")],
+                width=FULL,
+            ),
+            Row("What observing costs"),
+            lines(
+                "Exporter's CPU",
+                "Share of one processor that observe serve itself uses.",
+                units.PercentUnit,
+                [Query(f"rate(process_cpu_seconds_total{{{HOSTS}}}[$__rate_interval]) {OURS}", "observe serve")],
+                width=QUARTER,
+            ),
+            lines(
+                "Exporter's memory",
+                "Memory of observe serve that is resident.",
+                units.BytesIEC,
+                [Query(f"process_resident_memory_bytes{{{HOSTS}}} {OURS}", "resident")],
+                width=QUARTER,
+            ),
+            lines(
+                "Probe hits",
+                "Runs of the programs in the kernel, per second, by probe.",
+                units.OpsPerSecond,
+                [Query(rate("observe_probe_hits_total", HOSTS, by="probe"), "{{probe}}")],
+                width=QUARTER,
+            ),
+            lines(
+                "Probes' CPU",
+                "Share of one processor that the programs in the kernel use, by probe. All of it is time that the "
+                "observed processes wait.",
+                units.PercentUnit,
+                [Query(rate("observe_probe_run_seconds_total", HOSTS, by="probe"), "{{probe}}")],
+                width=QUARTER,
+            ),
+        ],
+    )

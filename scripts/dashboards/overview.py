@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Overview: how many operations, how fast, how many fail, where their time goes, and whether to believe it."""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.builders.dashboard import Row
+from grafana_foundation_sdk.models import units
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+from dashboards import frame
+from dashboards.panels import FULL, THIRD, Query, lines, number
+from dashboards.promql import FAILED, HOSTS, OPERATION, PHASE, TOP_LEVEL, UNATTRIBUTED, per_operation, quantile, rate
+
+PERCENTILES = ((0.5, "p50"), (0.9, "p90"), (0.99, "p99"))
+
+
+def latency(operation: str) -> list[Query]:
+    """Percentiles of an operation on the chosen hosts."""
+    where = (HOSTS, f'operation="{operation}"')
+    return [Query(quantile(q, OPERATION, *where), name, exemplars=name == "p99") for q, name in PERCENTILES]
+
+
+def where_time_goes(operation: str) -> list[Query]:
+    """Mean time of one operation, by phase; what is in no phase is the last part, so the stack is the operation."""
+    phases = per_operation(f"{PHASE}_sum", HOSTS, TOP_LEVEL, operation=operation, by="phase")
+    rest = per_operation(f"{UNATTRIBUTED}_sum", HOSTS, operation=operation, by="operation")
+    return [Query(phases, "{{phase}}"), Query(rest, "unattributed")]
+
+
+def unattributed_share(by: str) -> str:
+    """Of the time of the operations, the share that is in no documented phase."""
+    return f"{rate(f'{UNATTRIBUTED}_sum', HOSTS, by=by)}\n/\n{rate(f'{OPERATION}_sum', HOSTS, by=by)}"
+
+
+def build() -> Dashboard:
+    """The dashboard."""
+    failed = f"{rate(f'{OPERATION}_count', HOSTS, FAILED)}\n/\n{rate(f'{OPERATION}_count', HOSTS)}"
+    start = (HOSTS, 'operation="start"')
+    return frame.dashboard(
+        "observe-overview",
+        "observe / Overview",
+        "Creates and starts of the chosen hosts: rates, latencies, failures, and the phases that take the time.",
+        [frame.hosts()],
+        [
+            number(
+                "Operations",
+                "Creates and starts that ended, per second.",
+                units.OpsPerSecond,
+                Query(rate(f"{OPERATION}_count", HOSTS)),
+            ),
+            number(
+                "In flight",
+                "Operations that dockerd works on now.",
+                units.Short,
+                Query(f"sum (observe_operations_in_flight{{{HOSTS}}})"),
+            ),
+            number(
+                "Start, median",
+                "Half of the starts took no longer.",
+                units.Seconds,
+                Query(quantile(0.5, OPERATION, *start)),
+            ),
+            number(
+                "Start, p99",
+                "One start in a hundred took longer. Red above 2 s, where the alert is.",
+                units.Seconds,
+                Query(quantile(0.99, OPERATION, *start)),
+                warn_above=2,
+            ),
+            number(
+                "Failed",
+                "Share of the operations that dockerd answered with an error.",
+                units.PercentUnit,
+                Query(failed),
+                warn_above=0.1,
+            ),
+            number(
+                "Unattributed",
+                "Share of the operations' time that is in no documented phase. Above 5% the phases "
+                "do not tell the story.",
+                units.PercentUnit,
+                Query(unattributed_share("")),
+                warn_above=0.05,
+            ),
+            number(
+                "Lost events",
+                "Events that the kernel or inotify could not hand over in the time shown: what the phases say may "
+                "lack something.",
+                units.Short,
+                Query(f"sum (increase(observe_lost_events_total{{{HOSTS}}}[$__range]))"),
+                warn_above=0.5,
+            ),
+            number(
+                "Hosts attached",
+                "Hosts whose exporter is attached to a live dockerd by at least one probe.",
+                units.Short,
+                Query(f"sum (max by (instance) (observe_attached{{{HOSTS}}}))"),
+            ),
+            Row("Rates and latencies"),
+            lines(
+                "Operations by kind",
+                "Operations that ended, per second.",
+                units.OpsPerSecond,
+                [Query(rate(f"{OPERATION}_count", HOSTS, by="operation"), "{{operation}}")],
+                width=THIRD,
+            ),
+            lines(
+                "Start latency",
+                "From the API request to dockerd's answer. Dots are single starts with their container's id.",
+                units.Seconds,
+                latency("start"),
+                width=THIRD,
+            ),
+            lines(
+                "Create latency",
+                "From the API request to dockerd's answer. Dots are single creates with their container's id.",
+                units.Seconds,
+                latency("create"),
+                width=THIRD,
+            ),
+            lines(
+                "In flight",
+                "Operations that dockerd works on at the moment of the scrape.",
+                units.Short,
+                [Query(f"sum by (operation) (observe_operations_in_flight{{{HOSTS}}})", "{{operation}}")],
+                width=THIRD,
+            ),
+            lines(
+                "Failures",
+                "Operations that did not succeed, per second, by what became of them.",
+                units.OpsPerSecond,
+                [
+                    Query(
+                        rate(f"{OPERATION}_count", HOSTS, FAILED, by="operation, outcome"),
+                        "{{operation}} {{outcome}}",
+                    )
+                ],
+                width=THIRD,
+            ),
+            lines(
+                "Departures from the documented order",
+                "Phases that were missing, repeated or out of order, per second: the engine does not do what is "
+                "documented, or the evidence has a hole.",
+                units.OpsPerSecond,
+                [Query(rate("observe_departures_total", HOSTS, by="operation, kind"), "{{operation}} {{kind}}")],
+                width=THIRD,
+            ),
+            Row("Where the time goes"),
+            lines(
+                "Where a start's time goes",
+                "Mean time of one start by phase; with what is in no phase the areas sum to the mean start.",
+                units.Seconds,
+                where_time_goes("start"),
+                width=FULL,
+                stacked=True,
+            ),
+            lines(
+                "Where a create's time goes",
+                "Mean time of one create by phase; with what is in no phase the areas sum to the mean create.",
+                units.Seconds,
+                where_time_goes("create"),
+                width=FULL,
+                stacked=True,
+            ),
+            Row("Can it be believed?"),
+            lines(
+                "Unattributed share",
+                "Of the operations' time, the share that is in no documented phase.",
+                units.PercentUnit,
+                [Query(unattributed_share("operation"), "{{operation}}")],
+            ),
+            lines(
+                "Lost events",
+                "Events lost, per second, by where. inotify_missed and unattributed_events are normal in small "
+                "numbers; anything else is a gap in the evidence.",
+                units.CountsPerSecond,
+                [Query(rate("observe_lost_events_total", HOSTS, by="source"), "{{source}}")],
+            ),
+        ],
+    )

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Made-up hosts with the metrics of `observe serve`, for a Prometheus to scrape: no engine, no kernel.
+
+`python exporter.py [--hosts N] [--operations N] [--sick N]` listens on a free port of 127.0.0.1, prints it, and serves
+`/HOST/metrics` for HOST from 0. Time passes by scrapes: each one brings that many creates and starts more. The last
+`--sick` hosts are slow, fail, lose events and are detached. The same scrape of the same host always says the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Callable, Iterable
+from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Lock
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    ProcessCollector,
+    disable_created_metrics,
+)
+from prometheus_client.exposition import choose_encoder
+
+from observe.phases import Phase, load
+
+#: 26% apart, 0.1 ms to 63 s.
+OPERATION_BUCKETS = [round(10 ** (exponent / 10), 7) for exponent in range(-40, 19)]
+#: Three a decade, 10 µs to 46 s.
+PHASE_BUCKETS = [round(10 ** (exponent / 3), 7) for exponent in range(-15, 6)]
+NETWORKS = {"bridge": 1.0, "host": 0.2, "none": 0.6, "other": 1.2}
+OUTCOMES = ("ok", "failed")
+SOURCES = ("ring_buffer", "program_misses", "lineage", "inotify_overflows", "inotify_missed", "unattributed_events")
+AREAS = ("containers", "overlay2", "image", "network", "tmp", "volumes", "other")
+EVENTS = ("create", "modify", "moved_to", "delete", "attrib")
+DEPARTURES = ("missing", "repeated", "out_of_order")
+PROBES = ("syscalls", "functions", "inotify")
+SYSCALLS = ("mount", "openat", "execve", "fsync")
+#: Mean milliseconds of the phases that have no parts; the others take a hundredth of a millisecond.
+MEANS = {
+    "create.rw_layer": 4,
+    "create.root": 2,
+    "create.os_specific": 2,
+    "create.register": 2,
+    "start.mount": 1.2,
+    "start.network": 11,
+    "start.containerd_create": 5,
+    "start.containerd_start.shim": 20,
+    "start.containerd_start.runc_create.init": 25,
+    "start.containerd_start.runc_create.network_hook": 90,
+    "start.containerd_start.runc_start": 25,
+    "start.save_state": 2,
+}
+#: What grows and shrinks with the network.
+NETWORKED = {"start.network", "start.containerd_start.runc_create.network_hook"}
+
+
+class Host:
+    """One made-up host; `number` seeds it, so each is a little different."""
+
+    def __init__(self, number: int, *, sick: bool) -> None:
+        """All series exist from here on, as in the exporter."""
+        self.registry = CollectorRegistry()
+        self._lock = Lock()
+        self._sick = sick
+        self._random = random.Random(number)  # noqa: S311 - no secret
+        self._pace = 1 + 0.05 * (number % 10)
+        self._made = 0
+        catalogue = load()
+        self._phases = {name: catalogue.of(name) for name in ("create", "start")}
+        self._leaves = {
+            name: [phase for phase in phases if not any(other.parent == phase.id for other in phases)]
+            for name, phases in self._phases.items()
+        }
+        self._make_metrics()
+        self._fill()
+
+    def scrape(self, operations: int, accept: str) -> tuple[bytes, str]:
+        """Let some creates and starts happen; what the exporter says then, and its content type."""
+        with self._lock:
+            for _ in range(operations):
+                network = self._random.choices(list(NETWORKS), weights=[10, 3, 2, 1])[0]
+                self._happens("create", network)
+                self._happens("start", network)
+            encode, content_type = choose_encoder(accept)
+            return encode(self.registry), content_type
+
+    def _make_metrics(self) -> None:
+        new = {"registry": self.registry}
+        self.operations = Histogram(
+            "observe_operation_duration_seconds",
+            "Duration of an operation",
+            ["operation", "outcome", "network"],
+            buckets=OPERATION_BUCKETS,
+            **new,
+        )
+        self.phases = Histogram(
+            "observe_phase_duration_seconds",
+            "Duration of a documented phase",
+            ["operation", "phase", "evidence"],
+            buckets=PHASE_BUCKETS,
+            **new,
+        )
+        self.unattributed = Histogram(
+            "observe_operation_unattributed_seconds",
+            "Time of an operation in no phase",
+            ["operation"],
+            buckets=PHASE_BUCKETS,
+            **new,
+        )
+        self.in_flight = Gauge("observe_operations_in_flight", "Operations now", ["operation"], **new)
+        self.syscalls = Counter("observe_syscalls", "System calls", ["operation", "phase", "syscall"], **new)
+        self.syscall_seconds = Counter(
+            "observe_syscall_duration_seconds", "Time in system calls", ["operation", "phase", "syscall"], **new
+        )
+        self.file_events = Counter("observe_file_events", "inotify's events", ["area", "event"], **new)
+        self.lost = Counter("observe_lost_events", "Events lost", ["source"], **new)
+        self.hits = Counter("observe_probe_hits", "Runs of a program", ["probe"], **new)
+        self.probe_seconds = Counter("observe_probe_run_seconds", "Time in a program", ["probe"], **new)
+        self.departures = Counter("observe_departures", "Departures", ["operation", "kind"], **new)
+        self.attached = Gauge("observe_attached", "1 if attached", ["probe"], **new)
+        self.engine = Info("observe_engine", "The engine", **new)
+        self.build = Info("observe_build", "This exporter", **new)
+        ProcessCollector(registry=self.registry)
+
+    def _fill(self) -> None:
+        for name, phases in self._phases.items():
+            for outcome in OUTCOMES:
+                for network in NETWORKS:
+                    self.operations.labels(name, outcome, network)
+            for phase in phases:
+                self.phases.labels(name, phase.id, _evidence(phase))
+                for syscall in SYSCALLS:
+                    self.syscalls.labels(name, phase.id, syscall)
+                    self.syscall_seconds.labels(name, phase.id, syscall)
+            for kind in DEPARTURES:
+                self.departures.labels(name, kind)
+            self.unattributed.labels(name)
+            self.in_flight.labels(name)
+        for area in AREAS:
+            for event in EVENTS:
+                self.file_events.labels(area, event)
+        for source in SOURCES:
+            self.lost.labels(source)
+        for probe in PROBES:
+            self.hits.labels(probe)
+            self.probe_seconds.labels(probe)
+            self.attached.labels(probe).set(not self._sick)
+        self.engine.info({"version": "20.10.24", "go_version": "go1.19.8", "storage_driver": "overlay2"})
+        self.build.info({"version": "0"})
+
+    def _happens(self, operation: str, network: str) -> None:
+        """One operation: its leaves take random times, and what contains them takes their sum."""
+        durations: dict[str, float] = {}
+        for leaf in self._leaves[operation]:
+            mean = MEANS.get(leaf.id, 0.01) / 1_000 * (NETWORKS[network] if leaf.id in NETWORKED else 1)
+            seconds = mean * self._pace * (15 if self._sick else 1) * self._random.lognormvariate(-0.03, 0.25)
+            part: str = leaf.id
+            while part:
+                durations[part] = durations.get(part, 0) + seconds
+                part = part.rpartition(".")[0]
+        unattributed = durations[operation] * (0.2 if self._sick else 0.01)
+        durations[operation] += unattributed
+        failed = self._random.random() < (0.3 if self._sick else 0.02)
+        self._made += 1
+        container = sha256(b"container %d" % self._made).hexdigest()
+        self.operations.labels(operation, "failed" if failed else "ok", network).observe(
+            durations[operation], {"container_id": container}
+        )
+        self.unattributed.labels(operation).observe(unattributed)
+        for phase in self._phases[operation]:
+            self.phases.labels(operation, phase.id, _evidence(phase)).observe(durations[phase.id])
+        self._meanwhile(operation, durations)
+
+    def _meanwhile(self, operation: str, durations: dict[str, float]) -> None:
+        """The counters beside the durations."""
+        self.in_flight.labels(operation).set(self._random.randrange(4))
+        for leaf in self._leaves[operation]:
+            for syscall in SYSCALLS:
+                self.syscalls.labels(operation, leaf.id, syscall).inc(3)
+                self.syscall_seconds.labels(operation, leaf.id, syscall).inc(durations[leaf.id] / 10)
+        for area in AREAS:
+            for event in EVENTS:
+                self.file_events.labels(area, event).inc()
+        self.lost.labels("inotify_missed").inc(self._random.randrange(3))
+        self.lost.labels("ring_buffer").inc(3 if self._sick else 0)
+        self.departures.labels(operation, self._random.choice(DEPARTURES)).inc(self._random.random() < 0.1)
+        for probe in PROBES:
+            self.hits.labels(probe).inc(180)
+            self.probe_seconds.labels(probe).inc(180 * 1e-6)
+
+
+def _evidence(phase: Phase) -> str:
+    return "function" if phase.functions else "kernel"
+
+
+def handler(hosts: list[Host], operations: int) -> Callable[..., BaseHTTPRequestHandler]:
+    """What answers for the hosts."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body, content_type = hosts[int(self.path.split("/")[1])].scrape(operations, self.headers.get("Accept", ""))
+            self.send_response(200)
+            self.send_header("Content-Type", content_type)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    return Handler
+
+
+def made(hosts: int, sick: int) -> Iterable[Host]:
+    """The hosts; the last ones are sick."""
+    return (Host(number, sick=number >= hosts - sick) for number in range(hosts))
+
+
+def main() -> None:
+    """Serve until killed."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--hosts", type=int, default=1)
+    parser.add_argument("--operations", type=int, default=3, help="creates and starts a scrape")
+    parser.add_argument("--sick", type=int, default=0)
+    args = parser.parse_args()
+    disable_created_metrics()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(list(made(args.hosts, args.sick)), args.operations))
+    print(server.server_port, flush=True)
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()
