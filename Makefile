@@ -7,7 +7,7 @@
 VENV := .venv
 TOOL := $(VENV)/.tool
 DEV := $(VENV)/.dev
-SCRIPTS := scripts/private-dockerd scripts/demo
+SCRIPTS := scripts/private-dockerd scripts/demo scripts/make-dashboards scripts/dashboard-picture
 BENCHMARKS := $(filter-out bench/_%,$(wildcard bench/*.py))
 # BPF and private daemons need root.
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=DOCKER_HOST,RECORDING,TMPDIR,CI,OBSERVE_NO_SKIP)
@@ -35,7 +35,8 @@ check: $(DEV)
 	$(VENV)/bin/ruff format --check . $(SCRIPTS)
 	$(VENV)/bin/ruff check . $(SCRIPTS)
 	$(VENV)/bin/mypy
-	$(VENV)/bin/mypy --scripts-are-modules $(SCRIPTS)
+	MYPYPATH=scripts $(VENV)/bin/mypy -p dashboards
+	MYPYPATH=scripts $(VENV)/bin/mypy --scripts-are-modules $(SCRIPTS)
 
 bench: $(DEV)
 	@scripts/setup engine peers

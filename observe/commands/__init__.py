@@ -24,6 +24,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "export": "write a recording for other programs: Perfetto, OpenTelemetry, DuckDB, spreadsheets",
         "bench": "create and start containers in interleaved arms, record each arm, tell percentiles and differences",
         "import": "make a recording of a log that was recorded elsewhere",
+        "dashboards": "write the Grafana dashboards, Prometheus rules and provisioning files of this version",
         "phases": "list the documented phases",
     }
 )

@@ -11,7 +11,7 @@ from dashboards import frame
 from dashboards.host import OURS
 from dashboards.overview import PERCENTILES
 from dashboards.panels import FULL, HALF, HIGH, QUARTER, THIRD, Column, Query, lines, number, rows
-from dashboards.promql import FAILED, HOSTS, TOP_LEVEL, top
+from dashboards.promql import ENDED, FAILED, HARMLESS, HOSTS, TOP_LEVEL, top
 
 _COUNT = "job_operation_outcome:observe_operation_duration_seconds_count:rate5m"
 _BUCKETS = "job_operation_network_le:observe_operation_duration_seconds_bucket:rate5m"
@@ -41,6 +41,8 @@ def of_hosts(metric: str) -> str:
 def build() -> Dashboard:
     """The dashboard."""
     rate = f"sum ({_COUNT}{{{CHOSEN}}})"
+    ended = f"sum ({_COUNT}{{{CHOSEN}, {ENDED}}})"
+    lost = f"sum by (instance) (increase(observe_lost_events_total{{{HOSTS}, {HARMLESS}}}[$__range]))"
     attached = f"max by (instance) (observe_attached{{{HOSTS}}})"
     table = [
         Column("Host", label="instance", link=frame.HOST_LINK + "${__value.raw}"),
@@ -49,7 +51,7 @@ def build() -> Dashboard:
         Column("Median", of_hosts(_HOST_P50), unit=units.Seconds),
         Column("p99", of_hosts(_HOST_P99), unit=units.Seconds),
         Column("Unattributed", of_hosts(_HOST_UNATTRIBUTED), unit=units.PercentUnit),
-        Column("Lost", f"sum by (instance) (increase(observe_lost_events_total{{{HOSTS}}}[$__range]))"),
+        Column("Lost", lost),
     ]
     return frame.dashboard(
         "observe-fleet",
@@ -78,10 +80,7 @@ def build() -> Dashboard:
                 "Hosts that lost events",
                 "Hosts that lost an event in the time shown, other than what is normal.",
                 units.Short,
-                Query(
-                    "count (sum by (instance) (increase(observe_lost_events_total{"
-                    f'{HOSTS}, source!~"inotify_missed|unattributed_events"}}[$__range])) > 0) or vector(0)'
-                ),
+                Query(f"count ({lost} > 0) or vector(0)"),
                 warn_above=0.5,
             ),
             number(
@@ -127,10 +126,10 @@ def build() -> Dashboard:
                 units.Seconds,
                 [
                     Query(
-                        f"sum by (phase) ({_PHASE_SUM}{{{CHOSEN}, {TOP_LEVEL}}})\n/ on () group_left ()\n{rate}",
+                        f"sum by (phase) ({_PHASE_SUM}{{{CHOSEN}, {TOP_LEVEL}}})\n/ on () group_left ()\n{ended}",
                         "{{phase}}",
                     ),
-                    Query(f"sum ({_UNATTRIBUTED}{{{CHOSEN}}})\n/\n{rate}", "unattributed"),
+                    Query(f"sum ({_UNATTRIBUTED}{{{CHOSEN}}})\n/\n{ended}", "unattributed"),
                 ],
                 width=FULL,
                 stacked=True,
@@ -160,7 +159,7 @@ def build() -> Dashboard:
             ),
             rows(
                 "Hosts",
-                "A row a host; a click on its name opens it. Lost counts everything lost in the time shown.",
+                "A row a host; a click on its name opens it. Lost counts events lost in the time shown.",
                 table,
                 height=HIGH,
                 sort="p99",

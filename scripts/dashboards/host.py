@@ -10,7 +10,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 from dashboards import frame
 from dashboards.overview import latency, unattributed_share, where_time_goes
 from dashboards.panels import FULL, HALF, LOW, QUARTER, THIRD, Column, Query, lines, number, rows
-from dashboards.promql import HOSTS, OPERATION, quantile, rate
+from dashboards.promql import ENDED, HOSTS, OK, OPERATION, mean, quantile, rate
 
 #: Our own process among all that Prometheus scrapes on this host.
 OURS = f"and on (job, instance) observe_build_info{{{HOSTS}}}"
@@ -18,7 +18,7 @@ OURS = f"and on (job, instance) observe_build_info{{{HOSTS}}}"
 
 def build() -> Dashboard:
     """The dashboard."""
-    start = (HOSTS, 'operation="start"')
+    start = (HOSTS, OK, 'operation="start"')
     return frame.dashboard(
         "observe-host",
         "observe / One host",
@@ -102,14 +102,16 @@ def build() -> Dashboard:
             ),
             lines(
                 "Start latency",
-                "From the API request to dockerd's answer. Dots are single starts with their container's id.",
+                "From the API request to dockerd's answer, if it succeeded. Dots are single starts with their "
+                "container's id.",
                 units.Seconds,
                 latency("start"),
                 width=THIRD,
             ),
             lines(
                 "Create latency",
-                "From the API request to dockerd's answer. Dots are single creates with their container's id.",
+                "From the API request to dockerd's answer, if it succeeded. Dots are single creates with their "
+                "container's id.",
                 units.Seconds,
                 latency("create"),
                 width=THIRD,
@@ -127,7 +129,31 @@ def build() -> Dashboard:
                 "Changes that inotify reported below the engine's data root, per second, by area and kind.",
                 units.CountsPerSecond,
                 [Query(rate("observe_file_events_total", HOSTS, by="area, event") + " > 0", "{{area}} {{event}}")],
-                width=FULL,
+                width=THIRD,
+            ),
+            lines(
+                "Requests and dockerd's own timing",
+                "Mean time from the request to the answer, and in the function that dockerd's own metric times "
+                "(engine_daemon_container_actions_seconds), where functions are probed.",
+                units.Seconds,
+                [
+                    Query(mean(OPERATION, HOSTS, ENDED, by="operation"), "{{operation}}: request"),
+                    Query(mean("observe_engine_action_seconds", HOSTS, by="action"), "{{action}}: dockerd's own"),
+                ],
+                width=THIRD,
+            ),
+            lines(
+                "Recordings and traces",
+                "What became of the recordings of slow operations (--keep) and of traces (--otlp-endpoint), per "
+                "second. 0 where neither was asked for.",
+                units.CountsPerSecond,
+                [
+                    Query(
+                        f"{rate('observe_deliveries_total', HOSTS, by='sink, result')}\nor on () vector(0)",
+                        "{{sink}} {{result}}",
+                    )
+                ],
+                width=THIRD,
             ),
             Row("What observing costs"),
             lines(

@@ -9,14 +9,27 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from dashboards import frame
 from dashboards.panels import FULL, THIRD, Query, lines, number
-from dashboards.promql import FAILED, HOSTS, OPERATION, PHASE, TOP_LEVEL, UNATTRIBUTED, per_operation, quantile, rate
+from dashboards.promql import (
+    ENDED,
+    FAILED,
+    HARMLESS,
+    HOSTS,
+    OK,
+    OPERATION,
+    PHASE,
+    TOP_LEVEL,
+    UNATTRIBUTED,
+    per_operation,
+    quantile,
+    rate,
+)
 
 PERCENTILES = ((0.5, "p50"), (0.9, "p90"), (0.99, "p99"))
 
 
 def latency(operation: str) -> list[Query]:
     """Percentiles of an operation on the chosen hosts."""
-    where = (HOSTS, f'operation="{operation}"')
+    where = (HOSTS, OK, f'operation="{operation}"')
     return [Query(quantile(q, OPERATION, *where), name, exemplars=name == "p99") for q, name in PERCENTILES]
 
 
@@ -29,13 +42,13 @@ def where_time_goes(operation: str) -> list[Query]:
 
 def unattributed_share(by: str) -> str:
     """Of the time of the operations, the share that is in no documented phase."""
-    return f"{rate(f'{UNATTRIBUTED}_sum', HOSTS, by=by)}\n/\n{rate(f'{OPERATION}_sum', HOSTS, by=by)}"
+    return f"{rate(f'{UNATTRIBUTED}_sum', HOSTS, by=by)}\n/\n{rate(f'{OPERATION}_sum', HOSTS, ENDED, by=by)}"
 
 
 def build() -> Dashboard:
     """The dashboard."""
     failed = f"{rate(f'{OPERATION}_count', HOSTS, FAILED)}\n/\n{rate(f'{OPERATION}_count', HOSTS)}"
-    start = (HOSTS, 'operation="start"')
+    start = (HOSTS, OK, 'operation="start"')
     return frame.dashboard(
         "observe-overview",
         "observe / Overview",
@@ -56,13 +69,13 @@ def build() -> Dashboard:
             ),
             number(
                 "Start, median",
-                "Half of the starts took no longer.",
+                "Half of the starts that succeeded took no longer.",
                 units.Seconds,
                 Query(quantile(0.5, OPERATION, *start)),
             ),
             number(
                 "Start, p99",
-                "One start in a hundred took longer. Red above 2 s, where the alert is.",
+                "One start in a hundred that succeeded took longer. Red above 2 s, where the alert is.",
                 units.Seconds,
                 Query(quantile(0.99, OPERATION, *start)),
                 warn_above=2,
@@ -84,10 +97,10 @@ def build() -> Dashboard:
             ),
             number(
                 "Lost events",
-                "Events that the kernel or inotify could not hand over in the time shown: what the phases say may "
-                "lack something.",
+                "Events that were not handed over in the time shown: what the phases say may lack something. Without "
+                "what a recorder cannot help.",
                 units.Short,
-                Query(f"sum (increase(observe_lost_events_total{{{HOSTS}}}[$__range]))"),
+                Query(f"sum (increase(observe_lost_events_total{{{HOSTS}, {HARMLESS}}}[$__range]))"),
                 warn_above=0.5,
             ),
             number(
@@ -106,14 +119,16 @@ def build() -> Dashboard:
             ),
             lines(
                 "Start latency",
-                "From the API request to dockerd's answer. Dots are single starts with their container's id.",
+                "From the API request to dockerd's answer, if it succeeded. Dots are single starts with their "
+                "container's id.",
                 units.Seconds,
                 latency("start"),
                 width=THIRD,
             ),
             lines(
                 "Create latency",
-                "From the API request to dockerd's answer. Dots are single creates with their container's id.",
+                "From the API request to dockerd's answer, if it succeeded. Dots are single creates with their "
+                "container's id.",
                 units.Seconds,
                 latency("create"),
                 width=THIRD,
@@ -171,8 +186,8 @@ def build() -> Dashboard:
             ),
             lines(
                 "Lost events",
-                "Events lost, per second, by where. inotify_missed and unattributed_events are normal in small "
-                "numbers; anything else is a gap in the evidence.",
+                "Events lost, per second, by where. inotify_missed, unmatched_returns and unattributed_events are "
+                "normal in small numbers; anything else is a gap in the evidence.",
                 units.CountsPerSecond,
                 [Query(rate("observe_lost_events_total", HOSTS, by="source"), "{{source}}")],
             ),

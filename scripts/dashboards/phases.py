@@ -10,9 +10,10 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 from dashboards import frame
 from dashboards.overview import PERCENTILES
 from dashboards.panels import FULL, HIGH, THIRD, Column, Query, buckets, folded, lines, repeated, rows
-from dashboards.promql import HOSTS, OPERATION, PHASE, SYSCALL_TIME, mean, per_operation, quantile, rate, top
+from dashboards.promql import ENDED, HOSTS, OK, OPERATION, PHASE, SYSCALL_TIME, mean, per_operation, quantile, rate, top
 
 CHOSEN = (HOSTS, 'operation="$operation"')
+SUCCEEDED = (*CHOSEN, OK)
 #: The operation itself is a phase, too; here it would hide the others.
 PHASES = (*CHOSEN, 'phase=~"$phase"')
 
@@ -20,7 +21,7 @@ PHASES = (*CHOSEN, 'phase=~"$phase"')
 def build() -> Dashboard:
     """The dashboard."""
     share = f"{rate(f'{PHASE}_sum', *PHASES, by='phase', window='$__range')}\n/ on () group_left ()\n" + rate(
-        f"{OPERATION}_sum", *CHOSEN, window="$__range"
+        f"{OPERATION}_sum", *CHOSEN, ENDED, window="$__range"
     )
     table = [
         Column("Phase", label="phase"),
@@ -65,10 +66,29 @@ def build() -> Dashboard:
             ),
             buckets(
                 "Heat map: $operation",
-                "How the durations of the whole operation are spread: two bands are two kinds of containers, or a wait "
-                "that only some hit.",
-                rate(f"{OPERATION}_bucket", *CHOSEN, by="le"),
+                "How the durations of the operations that succeeded are spread: two bands are two kinds of containers, "
+                "or a wait that only some hit.",
+                rate(f"{OPERATION}_bucket", *SUCCEEDED, by="le"),
                 width=FULL,
+            ),
+            lines(
+                "Where the time goes, to the innermost phase",
+                "Mean time of one operation by the innermost phase: the twelve largest. The operation's own row is "
+                "what is in no phase.",
+                units.Seconds,
+                [
+                    Query(
+                        top(
+                            12,
+                            per_operation(
+                                "observe_phase_self_seconds_total", HOSTS, operation="$operation", by="phase"
+                            ),
+                        ),
+                        "{{phase}}",
+                    )
+                ],
+                width=FULL,
+                stacked=True,
             ),
             folded(
                 "Heat maps by phase",
@@ -89,14 +109,14 @@ def build() -> Dashboard:
                 "Half of the operations took no longer, by the container's network mode. Phases are not told apart by "
                 "network; start.network and the network hook are where it shows.",
                 units.Seconds,
-                [Query(quantile(0.5, OPERATION, *CHOSEN, by="network"), "{{network}}")],
+                [Query(quantile(0.5, OPERATION, *SUCCEEDED, by="network"), "{{network}}")],
                 width=THIRD,
             ),
             lines(
                 "p99 by network",
                 "One operation in a hundred took longer, by the container's network mode.",
                 units.Seconds,
-                [Query(quantile(0.99, OPERATION, *CHOSEN, by="network"), "{{network}}")],
+                [Query(quantile(0.99, OPERATION, *SUCCEEDED, by="network"), "{{network}}")],
                 width=THIRD,
             ),
             lines(

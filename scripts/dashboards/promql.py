@@ -5,7 +5,13 @@ from __future__ import annotations
 
 #: What most selectors begin with: the hosts that the reader chose.
 HOSTS = 'instance=~"$instance"'
+#: Percentiles are of these: other outcomes have fewer buckets, and a failure's duration says something else.
+OK = 'outcome="ok"'
 FAILED = 'outcome!="ok"'
+#: What the phases' and the unattributed time are counted for: nobody saw the end of the others.
+ENDED = 'outcome!="unfinished"'
+#: Not the losses that nobody can help: attached in the middle of a call, inotify's races, what is no operation's.
+HARMLESS = 'source!~"inotify_missed|unmatched_returns|unattributed_events"'
 #: A phase directly below its operation. Deeper ones are parts of these: stacking both would count time twice.
 TOP_LEVEL = 'phase=~"[^.]+[.][^.]+"'
 
@@ -37,7 +43,7 @@ def per_operation(metric: str, *where: str, operation: str, by: str, window: str
     """A counter's growth for each operation of a kind that ended."""
     chosen = f'operation="{operation}"'
     total = rate(metric, *where, chosen, by=by, window=window)
-    return f"{total}\n/ on () group_left ()\n{rate(f'{OPERATION}_count', HOSTS, chosen, window=window)}"
+    return f"{total}\n/ on () group_left ()\n{rate(f'{OPERATION}_count', HOSTS, ENDED, chosen, window=window)}"
 
 
 def top(count: int, expression: str) -> str:

@@ -86,7 +86,7 @@ def test_every_metric_of_the_exporter_is_drawn_or_watched(fleet: Prometheus):
     texts = [str(parameter.values[1]["expr"]) for parameter in expressions()]
     known = {name for name in fleet.values("__name__", '{job=~".+"}') if name.startswith("observe_")}
     families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in known}
-    assert len(families) == 14
+    assert len(families) == 17
     assert {family for family in families if not any(family in text for text in texts)} == set()
 
 
@@ -99,7 +99,7 @@ def test_the_recorded_series_are_the_ones_that_rules_and_dashboards_name(fleet: 
 
 
 def test_histograms_of_hosts_sum_to_the_fleet(fleet: Prometheus):
-    bucket = 'observe_operation_duration_seconds_bucket{operation="start"}'
+    bucket = 'observe_operation_duration_seconds_bucket{operation="start", outcome="ok"}'
     at = time.time()
     hosts = [
         numbers(fleet.instant(f'sum by (le) ({bucket[:-1]}, instance="host{n}"}})', at_seconds=at)) for n in range(3)
@@ -129,7 +129,7 @@ def test_fleet_percentiles_lie_between_those_of_the_hosts(fleet: Prometheus):
         hosts = numbers(
             fleet.instant(
                 f"histogram_quantile({q}, sum by (instance, le) (rate(observe_operation_duration_seconds_bucket"
-                f'{{operation="start"}}[5m])))',
+                f'{{operation="start", outcome="ok"}}[5m])))',
                 at_seconds=at,
             )
         )

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import product
 from threading import Lock
 
 from prometheus_client import (
@@ -22,24 +23,43 @@ from prometheus_client import (
     Histogram,
     Info,
     ProcessCollector,
+    Summary,
     disable_created_metrics,
 )
+from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
 
 from observe.phases import Phase, load
 
-#: 26% apart, 0.1 ms to 63 s.
-OPERATION_BUCKETS = [round(10 ** (exponent / 10), 7) for exponent in range(-40, 19)]
-#: Three a decade, 10 µs to 46 s.
-PHASE_BUCKETS = [round(10 ** (exponent / 3), 7) for exponent in range(-15, 6)]
-NETWORKS = {"bridge": 1.0, "host": 0.2, "none": 0.6, "other": 1.2}
-OUTCOMES = ("ok", "failed")
-SOURCES = ("ring_buffer", "program_misses", "lineage", "inotify_overflows", "inotify_missed", "unattributed_events")
+#: 26% apart, 0.1 ms to 63 s; what did not go well has every fifth.
+OK_BUCKETS = [float(f"{10 ** (exponent / 10):.4g}") for exponent in range(-40, 19)]
+FAILED_BUCKETS = OK_BUCKETS[::5]
+#: Phases that the kernel sees, and those that are computation.
+WORK_BUCKETS = [float(f"{10 ** (exponent / 4):.4g}") for exponent in range(-16, 5)]
+COMPUTATION_BUCKETS = [float(f"{10 ** (exponent / 2):.4g}") for exponent in range(-10, 2)]
+NETWORKS = {"bridge": 1.0, "host": 0.2, "none": 0.6, "container": 0.2, "other": 1.2}
+OUTCOMES = ("ok", "failed", "unfinished")
+SOURCES = (
+    "ring_buffer",
+    "program_misses",
+    "lineage",
+    "inotify",
+    "inotify_watches",
+    "inotify_missed",
+    "unmatched_returns",
+    "unattributed_events",
+)
 AREAS = ("containers", "overlay2", "image", "network", "tmp", "volumes", "other")
-EVENTS = ("create", "modify", "moved_to", "delete", "attrib")
+EVENTS = ("modify", "attrib", "moved_from", "moved_to", "create", "delete")
 DEPARTURES = ("missing", "repeated", "out_of_order")
-PROBES = ("syscalls", "functions", "inotify")
-SYSCALLS = ("mount", "openat", "execve", "fsync")
+PROBES = ("sys_enter", "sys_exit", "functions", "inotify")
+SYSCALLS = ("openat", "fsync")
+ENGINE = {"version": "20.10.24", "api_version": "1.41", "go_version": "go1.19.8", "storage_driver": "overlay2"}
+DELIVERIES = {
+    "flight_recorder": ("kept", "removed", "too_large", "failed", "dropped"),
+    "otlp": ("sent", "failed", "dropped"),
+}
 #: Mean milliseconds of the phases that have no parts; the others take a hundredth of a millisecond.
 MEANS = {
     "create.rw_layer": 4,
@@ -59,6 +79,21 @@ MEANS = {
 NETWORKED = {"start.network", "start.containerd_start.runc_create.network_hook"}
 
 
+class Family(Collector):
+    """Several histograms as one family."""
+
+    def __init__(self, parts: Sequence[Histogram]) -> None:
+        """The first one has the name and the help."""
+        self._parts = parts
+
+    def collect(self) -> Iterable[Metric]:
+        """All rows."""
+        metrics = [metric for part in self._parts for metric in part.collect()]
+        for metric in metrics[1:]:
+            metrics[0].samples += metric.samples
+        return metrics[:1]
+
+
 class Host:
     """One made-up host; `number` seeds it, so each is a little different."""
 
@@ -72,6 +107,7 @@ class Host:
         self._made = 0
         catalogue = load()
         self._phases = {name: catalogue.of(name) for name in ("create", "start")}
+        self._evidence = {key: kinds for phases in self._phases.values() for key, kinds in evidence(phases).items()}
         self._leaves = {
             name: [phase for phase in phases if not any(other.parent == phase.id for other in phases)]
             for name, phases in self._phases.items()
@@ -83,7 +119,7 @@ class Host:
         """Let some creates and starts happen; what the exporter says then, and its content type."""
         with self._lock:
             for _ in range(operations):
-                network = self._random.choices(list(NETWORKS), weights=[10, 3, 2, 1])[0]
+                network = self._random.choices(list(NETWORKS), weights=[10, 3, 2, 1, 1])[0]
                 self._happens("create", network)
                 self._happens("start", network)
             encode, content_type = choose_encoder(accept)
@@ -91,66 +127,69 @@ class Host:
 
     def _make_metrics(self) -> None:
         new = {"registry": self.registry}
-        self.operations = Histogram(
-            "observe_operation_duration_seconds",
-            "Duration of an operation",
-            ["operation", "outcome", "network"],
-            buckets=OPERATION_BUCKETS,
-            **new,
-        )
-        self.phases = Histogram(
-            "observe_phase_duration_seconds",
-            "Duration of a documented phase",
-            ["operation", "phase", "evidence"],
-            buckets=PHASE_BUCKETS,
-            **new,
-        )
+        name, text = "observe_operation_duration_seconds", "Time from a request to its answer"
+        labels = ("operation", "outcome", "network")
+        self.ok, self.not_ok = self._histograms(name, text, labels, OK_BUCKETS, FAILED_BUCKETS)
+        name, text = "observe_phase_duration_seconds", "Time in a documented phase"
+        labels = ("operation", "phase", "evidence")
+        self.work, self.computation = self._histograms(name, text, labels, WORK_BUCKETS, COMPUTATION_BUCKETS)
         self.unattributed = Histogram(
-            "observe_operation_unattributed_seconds",
-            "Time of an operation in no phase",
-            ["operation"],
-            buckets=PHASE_BUCKETS,
-            **new,
+            "observe_operation_unattributed_seconds", "In no phase", ["operation"], buckets=WORK_BUCKETS, **new
         )
         self.in_flight = Gauge("observe_operations_in_flight", "Operations now", ["operation"], **new)
-        self.syscalls = Counter("observe_syscalls", "System calls", ["operation", "phase", "syscall"], **new)
-        self.syscall_seconds = Counter(
-            "observe_syscall_duration_seconds", "Time in system calls", ["operation", "phase", "syscall"], **new
-        )
+        self.self_seconds = Counter("observe_phase_self_seconds", "Innermost", ["operation", "phase"], **new)
+        call = ["operation", "phase", "syscall"]
+        self.syscalls = Counter("observe_syscalls", "System calls", call, **new)
+        self.syscall_seconds = Counter("observe_syscall_duration_seconds", "Time in system calls", call, **new)
         self.file_events = Counter("observe_file_events", "inotify's events", ["area", "event"], **new)
         self.lost = Counter("observe_lost_events", "Events lost", ["source"], **new)
         self.hits = Counter("observe_probe_hits", "Runs of a program", ["probe"], **new)
         self.probe_seconds = Counter("observe_probe_run_seconds", "Time in a program", ["probe"], **new)
         self.departures = Counter("observe_departures", "Departures", ["operation", "kind"], **new)
+        self.actions = Summary("observe_engine_action_seconds", "The engine's own timing", ["action"], **new)
+        self.deliveries = Counter("observe_deliveries", "Recordings and traces", ["sink", "result"], **new)
         self.attached = Gauge("observe_attached", "1 if attached", ["probe"], **new)
         self.engine = Info("observe_engine", "The engine", **new)
         self.build = Info("observe_build", "This exporter", **new)
         ProcessCollector(registry=self.registry)
 
+    def _histograms(self, name: str, text: str, labels: Sequence[str], *buckets: Sequence[float]) -> list[Histogram]:
+        """Histograms of one family whose rows differ in their buckets."""
+        parts = [Histogram(name, text, labels, buckets=bounds, registry=None) for bounds in buckets]
+        self.registry.register(Family(parts))
+        return parts
+
+    def _phase(self, phase: Phase, evidence: str) -> Histogram:
+        histogram = self.work if "kernel" in self._evidence[phase.id] else self.computation
+        return histogram.labels(phase.operation, phase.id, evidence)
+
     def _fill(self) -> None:
         for name, phases in self._phases.items():
-            for outcome in OUTCOMES:
-                for network in NETWORKS:
-                    self.operations.labels(name, outcome, network)
+            for outcome, network in product(OUTCOMES, NETWORKS):
+                (self.ok if outcome == "ok" else self.not_ok).labels(name, outcome, network)
             for phase in phases:
-                self.phases.labels(name, phase.id, _evidence(phase))
-                for syscall in SYSCALLS:
+                self.self_seconds.labels(name, phase.id)
+                for kind in self._evidence[phase.id]:
+                    self._phase(phase, kind)
+                for syscall in SYSCALLS if "kernel" in self._evidence[phase.id] else ():
                     self.syscalls.labels(name, phase.id, syscall)
                     self.syscall_seconds.labels(name, phase.id, syscall)
-            for kind in DEPARTURES:
-                self.departures.labels(name, kind)
-            self.unattributed.labels(name)
-            self.in_flight.labels(name)
-        for area in AREAS:
-            for event in EVENTS:
-                self.file_events.labels(area, event)
-        for source in SOURCES:
-            self.lost.labels(source)
+            for counter in (self.unattributed, self.in_flight, self.actions):
+                counter.labels(name)
         for probe in PROBES:
-            self.hits.labels(probe)
-            self.probe_seconds.labels(probe)
             self.attached.labels(probe).set(not self._sick)
-        self.engine.info({"version": "20.10.24", "go_version": "go1.19.8", "storage_driver": "overlay2"})
+        rows = {
+            self.departures: product(self._phases, DEPARTURES),
+            self.file_events: product(AREAS, EVENTS),
+            self.lost: product(SOURCES),
+            self.hits: product(PROBES),
+            self.probe_seconds: product(PROBES),
+            self.deliveries: ((sink, result) for sink, results in DELIVERIES.items() for result in results),
+        }
+        for metric, labels in rows.items():
+            for values in labels:
+                metric.labels(*values)
+        self.engine.info(ENGINE)
         self.build.info({"version": "0"})
 
     def _happens(self, operation: str, network: str) -> None:
@@ -167,20 +206,23 @@ class Host:
         durations[operation] += unattributed
         failed = self._random.random() < (0.3 if self._sick else 0.02)
         self._made += 1
-        container = sha256(b"container %d" % self._made).hexdigest()
-        self.operations.labels(operation, "failed" if failed else "ok", network).observe(
-            durations[operation], {"container_id": container}
-        )
-        self.unattributed.labels(operation).observe(unattributed)
+        exemplar = {"container_id": sha256(b"container %d" % self._made).hexdigest()}
+        outcome, histogram = ("failed", self.not_ok) if failed else ("ok", self.ok)
+        histogram.labels(operation, outcome, network).observe(durations[operation], exemplar)
+        self.unattributed.labels(operation).observe(unattributed, exemplar)
+        self.self_seconds.labels(operation, operation).inc(unattributed)
+        self.actions.labels(operation).observe(durations[operation] - unattributed)
         for phase in self._phases[operation]:
-            self.phases.labels(operation, phase.id, _evidence(phase)).observe(durations[phase.id])
+            for evidence in self._evidence[phase.id][:1]:
+                self._phase(phase, evidence).observe(durations[phase.id], exemplar)
         self._meanwhile(operation, durations)
 
     def _meanwhile(self, operation: str, durations: dict[str, float]) -> None:
         """The counters beside the durations."""
         self.in_flight.labels(operation).set(self._random.randrange(4))
         for leaf in self._leaves[operation]:
-            for syscall in SYSCALLS:
+            self.self_seconds.labels(operation, leaf.id).inc(durations[leaf.id])
+            for syscall in SYSCALLS if "kernel" in self._evidence[leaf.id] else ():
                 self.syscalls.labels(operation, leaf.id, syscall).inc(3)
                 self.syscall_seconds.labels(operation, leaf.id, syscall).inc(durations[leaf.id] / 10)
         for area in AREAS:
@@ -194,8 +236,18 @@ class Host:
             self.probe_seconds.labels(probe).inc(180 * 1e-6)
 
 
-def _evidence(phase: Phase) -> str:
-    return "function" if phase.functions else "kernel"
+def evidence(phases: Sequence[Phase]) -> dict[str, list[str]]:
+    """Phase → the kinds of evidence that it can stand on; none for the operation, which is a metric of its own."""
+    kinds = {}
+    for phase in phases:
+        kernel = any(below(other, phase) and other.evidence for other in phases)
+        kinds[phase.id] = ["function", *["kernel"] * kernel] if phase.parent else []
+    return kinds
+
+
+def below(phase: Phase, other: Phase) -> bool:
+    """Whether a phase is another one or one of its parts."""
+    return f"{phase.id}.".startswith(f"{other.id}.")
 
 
 def handler(hosts: list[Host], operations: int) -> Callable[..., BaseHTTPRequestHandler]:
@@ -216,7 +268,7 @@ def handler(hosts: list[Host], operations: int) -> Callable[..., BaseHTTPRequest
     return Handler
 
 
-def made(hosts: int, sick: int) -> Iterable[Host]:
+def made_up(hosts: int, sick: int) -> Iterable[Host]:
     """The hosts; the last ones are sick."""
     return (Host(number, sick=number >= hosts - sick) for number in range(hosts))
 
@@ -229,7 +281,7 @@ def main() -> None:
     parser.add_argument("--sick", type=int, default=0)
     args = parser.parse_args()
     disable_created_metrics()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(list(made(args.hosts, args.sick)), args.operations))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(list(made_up(args.hosts, args.sick)), args.operations))
     print(server.server_port, flush=True)
     server.serve_forever()
 
