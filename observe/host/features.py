@@ -192,7 +192,7 @@ def inotify(proc: Path = _PROC) -> Check:
 
 
 def _readable(path: Path) -> bool:
-    return path.is_file() and os.access(path, os.R_OK)
+    return path.is_file() and os.access(path, os.R_OK, effective_ids=True)
 
 
 def _text(path: Path) -> str:
