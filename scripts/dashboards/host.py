@@ -16,8 +16,16 @@ from dashboards.promql import ENDED, HOSTS, OK, OPERATION, mean, quantile, rate
 OURS = f"and on (job, instance) observe_build_info{{{HOSTS}}}"
 
 
+#: Facts of the engine, with 1 while we are attached to it and 0 while it is the last one.
+ATTACHED = (
+    f"max by (version, go_version, storage_driver) (observe_engine_info{{{HOSTS}}}\n"
+    f"* on (job, instance) group_left () max by (job, instance) (observe_attached{{{HOSTS}}}))"
+)
+
+
 def build() -> Dashboard:
     """The dashboard."""
+    nothing = 'label_replace(vector(0), "result", "none", "", "")'
     start = (HOSTS, OK, 'operation="start"')
     return frame.dashboard(
         "observe-host",
@@ -53,14 +61,12 @@ def build() -> Dashboard:
             ),
             rows(
                 "Engine",
-                "The dockerd that we are attached to.",
+                "The dockerd that we are attached to (1), or were last (0).",
                 [
                     Column("Engine", label="version"),
                     Column("Go", label="go_version"),
                     Column("Storage driver", label="storage_driver"),
-                    Column(
-                        "Since scrape", f"max by (version, go_version, storage_driver) (observe_engine_info{{{HOSTS}}})"
-                    ),
+                    Column("Attached", ATTACHED),
                 ],
                 width=HALF,
                 height=LOW,
@@ -149,7 +155,7 @@ def build() -> Dashboard:
                 units.CountsPerSecond,
                 [
                     Query(
-                        f"{rate('observe_deliveries_total', HOSTS, by='sink, result')}\nor on () vector(0)",
+                        f"{rate('observe_deliveries_total', HOSTS, by='sink, result')}\nor on () {nothing}",
                         "{{sink}} {{result}}",
                     )
                 ],

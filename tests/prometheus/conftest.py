@@ -10,12 +10,10 @@ from pathlib import Path
 
 import promserver
 import pytest
-import yaml
 from dashboards.live import Prometheus
 
 from observe.phases import load
 
-RULES = Path(__file__).parents[2] / "dashboards" / "prometheus" / "observe.rules.yml"
 HOSTS = 3
 #: Enough for the alerts that want 30 operations of a kind.
 OPERATIONS = 10
@@ -25,29 +23,21 @@ WEEK_SECONDS = 7 * 24 * 3600
 
 @pytest.fixture(scope="session")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """Three hosts, the last of them sick, and one that does not answer; our rules, evaluated each second."""
+    """Three hosts, the last of them sick, and one that does not answer; our rules, evaluated at each scrape."""
     folder = tmp_path_factory.mktemp("prometheus")
     last_week(folder)
     nobody = {"targets": [f"127.0.0.1:{promserver.free_port()}"], "labels": {"instance": "gone"}}
     with (
         promserver.exporters(HOSTS, operations=OPERATIONS, sick=1) as port,
-        promserver.prometheus(folder, [*promserver.targets(port, HOSTS), nobody], rules=[fast(folder)]) as server,
+        promserver.prometheus(
+            folder, [*promserver.targets(port, HOSTS), nobody], rules=[promserver.rules(folder)]
+        ) as server,
     ):
         promserver.wait(lambda: promserver.scraped(server, HOSTS, SCRAPES))
         # The last rule of a group is evaluated after the others.
         last = "job_instance_operation_phase:observe_phase_duration_seconds_count:increase1h"
         promserver.wait(lambda: bool(server.instant(f"{last} > 30")))
         yield server
-
-
-def fast(folder: Path) -> Path:
-    """Our rules with their groups' intervals left out, so that the server's own counts."""
-    rules = yaml.safe_load(RULES.read_text())
-    for group in rules["groups"]:
-        group.pop("interval", None)
-    path = folder / "rules.yml"
-    path.write_text(yaml.safe_dump(rules))
-    return path
 
 
 def last_week(folder: Path) -> None:

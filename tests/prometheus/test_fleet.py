@@ -13,11 +13,12 @@ import pytest
 import yaml
 from dashboards.live import Prometheus, Series, choices, fill, targets
 
+from dashboards import picture
 from observe.resources import folder
 
 DASHBOARDS = sorted(folder("dashboards").glob("grafana/*.json"))
 RULES = yaml.safe_load((folder("dashboards") / "prometheus" / "observe.rules.yml").read_text())
-TIMES = {"__rate_interval": "10s", "__range": "1m", "__interval": "1s"}
+TIMES = {"__rate_interval": "20s", "__range": "1m", "__interval": "1s"}
 METRIC = re.compile(r"\b(?:\w+:)?observe_[\w:]+|\bprocess_\w+|\bscrape_\w+|\bup\b")
 
 
@@ -55,7 +56,7 @@ def test_a_panel_finds_data(fleet: Prometheus, path: Path, target: dict[str, obj
         assert numbers(fleet.instant(expr, at_seconds=now))
     else:
         # 0 ≤: nothing here can be negative, and an empty panel is no panel.
-        values = numbers(fleet.range(expr, start_seconds=now - 3, end_seconds=now, step_seconds=1))
+        values = numbers(fleet.range(expr, start_seconds=now - 6, end_seconds=now, step_seconds=1))
         assert values
         assert min(values) >= 0
 
@@ -167,3 +168,11 @@ def quantile(q: float, cumulative: dict[float, float]) -> float:
             return start + (bound - start) * (rank - below) / (cumulative[bound] - below)
         below, start = cumulative[bound], bound
     raise AssertionError
+
+
+@pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
+def test_a_dashboard_can_be_drawn(fleet: Prometheus, path: Path, tmp_path: Path):
+    now = time.time()
+    window = picture.Window(now - 10, now, scrape_seconds=2)
+    assert picture.draw(json.loads(path.read_text()), fleet, window, {}, tmp_path / "drawn.png") == []
+    assert (tmp_path / "drawn.png").read_bytes().startswith(b"\x89PNG")

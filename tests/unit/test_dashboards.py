@@ -12,7 +12,7 @@ import pytest
 import yaml
 from dashboards.generate import decode, documents, encode
 
-from dashboards import frame, live
+from dashboards import frame, live, picture
 from observe.__main__ import main
 from observe.resources import folder
 
@@ -154,3 +154,32 @@ def test_legends_name_labels():
     assert live.legend({"legendFormat": "{{operation}} by {{ network }}{{nothing}}"}, series) == "start by host"
     assert live.legend({"legendFormat": "p99"}, series) == "p99"
     assert live.legend({}, series) == "network=host, operation=start"
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (0.1234, "s", "123 ms"),
+        (75, "s", "1.25 min"),
+        (12e-6, "s", "12 µs"),
+        (0, "s", "0 s"),
+        (0.0523, "percentunit", "5.23%"),
+        (0, "percentunit", "0%"),
+        (3 * 2**20, "bytes", "3 MiB"),
+        (2419, "short", "2.42 K"),
+        (713, "short", "713"),
+        (1.5, "ops", "1.5 ops/s"),
+        (float("nan"), "s", "-"),
+    ],
+)
+def test_the_picture_writes_numbers_with_their_units(value, unit, text):
+    assert picture.words(value, unit) == text
+
+
+def test_the_picture_knows_every_unit_and_kind_of_panel():
+    for path in FILES:
+        for panel in live.panels(read(path)):
+            assert panel["type"] in picture._KINDS
+            overrides = panel.get("fieldConfig", {}).get("overrides") or ()
+            units = {item["value"] for one in overrides for item in one["properties"] if item["id"] == "unit"}
+            assert {unit_of(panel), *units} <= set(picture._SCALES), panel["title"]
