@@ -223,7 +223,7 @@ def _measured(costs: Costs) -> Iterator[str]:
     yield from (f"| {name} | {value} |" for name, value in rows.items())
     yield ""
     yield "Bytes of a sample are those of a snapshot's blocks with full chunks, index included. Memory is that"
-    yield f"of a head with {SCRAPES} scrapes of each host; a chunk of a series that is full ({CHUNK_SAMPLES} samples) adds up"
+    yield f"of a head with {SCRAPES} scrapes of each host; a full chunk of a series ({CHUNK_SAMPLES} samples) adds up"
     yield f"to {CHUNK_SAMPLES * costs.busy_bytes:.0f} bytes. Resident memory depends on when Go collects garbage:"
     yield "by default at twice the live heap. Queries come on top."
     yield ""

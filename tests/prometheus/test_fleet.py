@@ -41,6 +41,11 @@ def rules() -> list[object]:
     ]
 
 
+def settled() -> float:
+    """A moment whose scrapes are all in: a sample has the time at which its scrape began, and that may take 2 s."""
+    return time.time() - 4
+
+
 def numbers(found: list[Series]) -> list[float]:
     """All values that are numbers."""
     return [value for series in found for _, value in series.samples if not math.isnan(value)]
@@ -101,7 +106,7 @@ def test_the_recorded_series_are_the_ones_that_rules_and_dashboards_name(fleet: 
 
 def test_histograms_of_hosts_sum_to_the_fleet(fleet: Prometheus):
     bucket = 'observe_operation_duration_seconds_bucket{operation="start", outcome="ok"}'
-    at = time.time()
+    at = settled()
     hosts = [
         numbers(fleet.instant(f'sum by (le) ({bucket[:-1]}, instance="host{n}"}})', at_seconds=at)) for n in range(3)
     ]
@@ -122,7 +127,7 @@ def test_fleet_percentiles_lie_between_those_of_the_hosts(fleet: Prometheus):
     (panel,) = {id(p): p for p, _ in targets(overview) if p["title"] == "Latency over all hosts"}.values()
     variables = TIMES | choices(overview, fleet)
     assert variables["operation"] == "start"
-    at = time.time()
+    at = settled()
     for target, name in zip(panel["targets"], ("p50", "p90", "p99"), strict=True):
         assert target["legendFormat"] == name
         (whole,) = numbers(fleet.instant(fill(target["expr"], variables), at_seconds=at))
@@ -141,7 +146,7 @@ def test_fleet_percentiles_lie_between_those_of_the_hosts(fleet: Prometheus):
 
 
 def test_counts_of_the_fleet_are_those_of_its_hosts(fleet: Prometheus):
-    at = time.time()
+    at = settled()
     scrapes = {
         s.labels["instance"]: s.samples[0][1]
         for s in fleet.instant('count_over_time(up{instance=~"host.*"}[1h])', at_seconds=at)
@@ -176,3 +181,15 @@ def test_a_dashboard_can_be_drawn(fleet: Prometheus, path: Path, tmp_path: Path)
     window = picture.Window(now - 10, now, scrape_seconds=2)
     assert picture.draw(json.loads(path.read_text()), fleet, window, {}, tmp_path / "drawn.png") == []
     assert (tmp_path / "drawn.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_percentiles_are_of_what_succeeded():
+    # Other outcomes have fewer buckets: a sum over both is no histogram.
+    texts = [str(parameter.values[1]["expr"]) for parameter in expressions()]
+    texts += [str(parameter.values[0]) for parameter in rules()]
+    selectors = [
+        each for text in texts for each in re.findall(r"\bobserve_operation_duration_seconds_bucket{.*?}", text)
+    ]
+    assert len(selectors) > 10
+    assert all('outcome="ok"' in selector for selector in selectors)
+    assert not any(re.search(r"(?<!:)observe_operation_duration_seconds_bucket\[", text) for text in texts)
