@@ -340,7 +340,7 @@ def _table(axes: Axes, panel: Mapping[str, Any], answers: Sequence[tuple[Mapping
     }
     sort = next((one["displayName"] for one in panel["options"].get("sortBy") or ()), "")
     by = next((key for key in order if names[key] == sort), None)
-    keys = sorted(merged, key=lambda key: -merged[key].get(by, -math.inf) if by else 0)
+    keys = sorted(merged, key=lambda key: -np.nan_to_num(merged[key].get(by, math.nan), nan=-math.inf) if by else 0)
     line = _LINE_INCHES * _DPI / axes.bbox.height
     body = [
         [*key, *(words(merged[key].get(column, math.nan), units.get(names[column], "short")) for column in values)]
