@@ -197,7 +197,7 @@ def _made(costs: Costs) -> Iterator[str]:
     yield "# What a fleet costs its Prometheus"
     yield ""
     command = f"python bench/fleet.py --hosts {costs.small.hosts} {costs.large.hosts} -o docs/fleet.md"
-    host = f"Linux {platform.release()}, {platform.machine()}, {os.cpu_count()} shared cores"
+    host = f"Linux {platform.release().partition('-')[0]}, {platform.machine()}, {os.cpu_count()} shared cores"
     yield f"Made by `{command}`: Prometheus {name} (Debian),"
     yield f"{host}, {datetime.now(UTC):%Y-%m-%d}. Measured once at each size, with our recording rules;"
     yield "what is said of more hosts is calculated."
@@ -222,7 +222,8 @@ def _measured(costs: Costs) -> Iterator[str]:
     yield from ("## Measured", "", "| | |", "|---|---:|")
     yield from (f"| {name} | {value} |" for name, value in rows.items())
     yield ""
-    yield "Bytes of a sample are those of a snapshot's blocks with full chunks, index included. Memory is that"
+    yield f"Bytes of a sample are those of a snapshot's blocks with full chunks, index included; with {2 * CHUNK_SAMPLES}"
+    yield "samples a series, so in blocks of two hours the index weighs less. Memory is that"
     yield f"of a head with {SCRAPES} scrapes of each host; a full chunk of a series ({CHUNK_SAMPLES} samples) adds up"
     yield f"to {CHUNK_SAMPLES * costs.busy_bytes:.0f} bytes. Resident memory depends on when Go collects garbage:"
     yield "by default at twice the live heap. Queries come on top."
