@@ -222,8 +222,8 @@ def _measured(costs: Costs) -> Iterator[str]:
     yield from ("## Measured", "", "| | |", "|---|---:|")
     yield from (f"| {name} | {value} |" for name, value in rows.items())
     yield ""
-    yield f"Bytes of a sample are those of a snapshot's blocks with full chunks, index included; with {2 * CHUNK_SAMPLES}"
-    yield "samples a series, so in blocks of two hours the index weighs less. Memory is that"
+    yield "Bytes of a sample are those of a snapshot's blocks with full chunks, index included; with"
+    yield f"{2 * CHUNK_SAMPLES} samples a series, so in blocks of two hours the index weighs less. Memory is that"
     yield f"of a head with {SCRAPES} scrapes of each host; a full chunk of a series ({CHUNK_SAMPLES} samples) adds up"
     yield f"to {CHUNK_SAMPLES * costs.busy_bytes:.0f} bytes. Resident memory depends on when Go collects garbage:"
     yield "by default at twice the live heap. Queries come on top."
