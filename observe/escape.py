@@ -13,16 +13,20 @@ _SURROGATES = range(0xDC80, 0xDD00)
 _FORMULA = tuple("=+-@＝＋－＠'")  # noqa: RUF001 - full-width on purpose: spreadsheets read them alike
 
 
-def printable(text: str) -> str:
-    """The text in letters that print: one line, always encodable as UTF-8."""
-    if text.isprintable():
+def printable(text: str, *, ascii_only: bool = False) -> str:
+    """The text in letters that print (in ASCII, if `ascii_only`): one line, always encodable as UTF-8."""
+    if text.isprintable() and not (ascii_only and not text.isascii()):
         return text
-    return "".join(letter if letter.isprintable() else _escape(ord(letter)) for letter in text)
+    return "".join(
+        letter if letter.isprintable() and not (ascii_only and not letter.isascii()) else _escape(ord(letter))
+        for letter in text
+    )
 
 
-def spreadsheet_safe(text: str) -> str:
+def spreadsheet_safe(text: str, *, ascii_only: bool = False) -> str:
     """The printable text, with an apostrophe before what a spreadsheet would calculate (or begins with one)."""
-    return printable(f"'{text}" if text.lstrip().startswith(_FORMULA) else text)
+    # Spreadsheets skip spaces before they look for a formula.
+    return printable(f"'{text}" if text.lstrip().startswith(_FORMULA) else text, ascii_only=ascii_only)
 
 
 def _escape(code: int) -> str:

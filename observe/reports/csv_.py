@@ -15,13 +15,12 @@ from __future__ import annotations
 import csv
 import io
 
+from observe.escape import spreadsheet_safe
 from observe.reports.flat import PHASE_COLUMNS, RUN_COLUMNS, Cell, phase_cells, run_cells
 from observe.reports.report import Report
 from observe.reports.terminal import Page
 
 COLUMNS = ("run", *(f"run_{name}" if name.endswith("_ns") else name for name in RUN_COLUMNS), *PHASE_COLUMNS)
-
-_FORMULA = tuple("=+-@＝＋－＠'")  # noqa: RUF001 - full-width on purpose: spreadsheets read them alike
 
 
 def render(report: Report, page: Page) -> str:
@@ -43,5 +42,4 @@ def _text(cell: Cell, page: Page) -> str:
         return "true" if cell else "false"
     if isinstance(cell, int):
         return str(cell)
-    # Spreadsheets skip spaces before they look for a formula.
-    return page.safe(f"'{cell}" if cell.lstrip().startswith(_FORMULA) else cell)
+    return spreadsheet_safe(cell, ascii_only=not page.unicode)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TextIO
 
+from observe.escape import printable
+
 #: Columns when the output is no terminal, and the fewest that a report is laid out for.
 PLAIN_WIDTH = 100
 MIN_WIDTH = 60
@@ -48,10 +50,7 @@ class Page:
 
     def safe(self, text: str) -> str:
         r"""Text from outside, made harmless: what does not print, or may not here, is shown as an escape (`\x1b`)."""
-        return "".join(
-            letter if letter.isprintable() and (self.unicode or letter.isascii()) else _escape(letter)
-            for letter in text
-        )
+        return printable(text, ascii_only=not self.unicode)
 
     def shorten(self, text: str, width: int) -> str:
         """At most `width` columns of it; a cut is visible."""
@@ -121,13 +120,6 @@ class Page:
                 lines[-1] = candidate
             fresh = False
         return lines
-
-
-def _escape(letter: str) -> str:
-    code = ord(letter)
-    if code < 0x100:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def wall_time(wall_time_ns: int) -> str:
