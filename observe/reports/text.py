@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from observe.model import Departure, Evidence, Loss, Run
+from observe.model import Departure, Evidence, Run
 from observe.phases import Phase, load
+from observe.reports import words
 from observe.reports.layout import Bars, Column, table
 from observe.reports.report import Report
 from observe.reports.rows import (
@@ -39,30 +40,6 @@ _NOTHING = (
     "- let observe doctor say what this host can do",
 )
 
-#: What each counter of losses means; those that mean lost data come first.
-_LOSSES = {
-    "ring_buffer": "{} lost because the ring buffer was full",
-    "program_misses": "{} of our programs skipped by the kernel",
-    "lineage": "{} not followed because the process table was full",
-    "inotify_overflows": "inotify's queue overflowed {}",
-    "inotify_watches": "{} not watched because inotify's limit was reached",
-    "damaged_bytes": "{} of the recording damaged",
-    "unmatched_returns": "{} of calls whose beginning was not seen",
-    "unattributed_events": "{} that belong to no operation for sure",
-}
-_UNITS = {
-    "ring_buffer": ("event", "events"),
-    "program_misses": ("run", "runs"),
-    "lineage": ("process", "processes"),
-    "inotify_overflows": ("once", "times"),
-    "inotify_watches": ("directory", "directories"),
-    "damaged_bytes": ("byte", "bytes"),
-    "unmatched_returns": ("return", "returns"),
-    "unattributed_events": ("event", "events"),
-    "inotify_missed": ("file operation", "file operations"),
-}
-
-
 def render(report: Report, page: Page) -> str:
     """The whole report, with a line end."""
     phases = {phase.id: phase for phase in load().phases}
@@ -93,30 +70,10 @@ def _origin(report: Report, page: Page) -> list[str]:
 
 
 def _notes(report: Report, page: Page) -> list[str]:
-    lines = page.paragraph(_losses(report.loss), f"{_BOLD};{_RED}" if report.loss.data_was_lost else _DIM)
+    lines = page.paragraph(words.losses(report.loss), f"{_BOLD};{_RED}" if report.loss.data_was_lost else _DIM)
     for warning in report.warnings:
         lines.extend(page.paragraph(f"warning: {warning}", _YELLOW))
     return lines
-
-
-def _losses(loss: Loss) -> str:
-    """All losses in one line of words."""
-    found = [
-        words.format(_count(getattr(loss, name), *_UNITS[name]))
-        for name, words in _LOSSES.items()
-        if getattr(loss, name)
-    ]
-    line = "; ".join(found) if loss.data_was_lost else "; ".join(["nothing lost", *found])
-    if loss.inotify_missed:
-        missed = _count(loss.inotify_missed, *_UNITS["inotify_missed"])
-        line += f" (inotify missed {missed} that the system calls show)"
-    return line
-
-
-def _count(number: int, one: str, many: str) -> str:
-    if one == "once":
-        return one if number == 1 else f"{number} {many}"
-    return f"{number} {one if number == 1 else many}"
 
 
 # One run ---------------------------------------------------------------------------------------------------

@@ -15,6 +15,29 @@ NO_RUN = "No docker create and no docker start was recorded."
 NO_RUN_HINT = "Let one happen while it records:"
 NO_RUN_COMMAND = "observe record -o FILE -- docker run --rm IMAGE"
 
+#: What each counter of losses means; those that mean lost data come first.
+_LOSSES = {
+    "ring_buffer": "{} lost because the ring buffer was full",
+    "program_misses": "{} of our programs skipped by the kernel",
+    "lineage": "{} not followed because the process table was full",
+    "inotify_overflows": "inotify's queue overflowed {}",
+    "inotify_watches": "{} not watched because inotify's limit was reached",
+    "damaged_bytes": "{} of the recording damaged",
+    "unmatched_returns": "{} of calls whose beginning was not seen",
+    "unattributed_events": "{} that belong to no operation for sure",
+}
+_UNITS = {
+    "ring_buffer": ("event", "events"),
+    "program_misses": ("run", "runs"),
+    "lineage": ("process", "processes"),
+    "inotify_overflows": ("once", "times"),
+    "inotify_watches": ("directory", "directories"),
+    "damaged_bytes": ("byte", "bytes"),
+    "unmatched_returns": ("return", "returns"),
+    "unattributed_events": ("event", "events"),
+    "inotify_missed": ("file operation", "file operations"),
+}
+
 
 def origin(report: Report) -> Iterator[str]:
     """Engine first, then host, as far as they are known: one fact each, as it was recorded."""
@@ -62,3 +85,23 @@ def counted(loss: Loss) -> dict[str, int]:
     """The counters of losses that are not 0, by their names in words."""
     counts = {field.name.replace("_", " "): getattr(loss, field.name) for field in fields(loss)}
     return {name: count for name, count in counts.items() if count}
+
+
+def losses(loss: Loss) -> str:
+    """All losses in one line of words."""
+    found = [
+        words.format(_count(getattr(loss, name), *_UNITS[name]))
+        for name, words in _LOSSES.items()
+        if getattr(loss, name)
+    ]
+    line = "; ".join(found) if loss.data_was_lost else "; ".join(["nothing lost", *found])
+    if loss.inotify_missed:
+        missed = _count(loss.inotify_missed, *_UNITS["inotify_missed"])
+        line += f" (inotify missed {missed} that the system calls show)"
+    return line
+
+
+def _count(number: int, one: str, many: str) -> str:
+    if one == "once":
+        return one if number == 1 else f"{number} {many}"
+    return f"{number} {one if number == 1 else many}"
