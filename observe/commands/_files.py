@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from observe.errors import ObserveError
+from observe.model import Run
 from observe.phases import load
 from observe.reports import Page, Report, join
 from observe.reports.assemble import assemble
+from observe.reports.revisit import with_events
 
 
 def read(files: Iterable[Path], *, keep_events: bool = False) -> Report:
@@ -23,6 +25,11 @@ def read(files: Iterable[Path], *, keep_events: bool = False) -> Report:
         for warning in damage:
             print(f"observe: warning: {Page().safe(warning)}", file=sys.stderr)
     return join(reports)
+
+
+def read_again(files: Sequence[Path], report: Report, runs: Iterable[Run]) -> Report:
+    """The report of these files, in which those of its runs bring their events along. Raises RecordingError."""
+    return with_events(report, runs, files, load())
 
 
 def write(path: Path | None, content: str | bytes) -> None:

@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from observe.commands._files import read, write
+from observe.commands._files import read, read_again, write
 from observe.errors import DataLostError, ObserveError
 from observe.reports import PICTURES, RENDERERS, Page, Report, without_details
 
@@ -38,7 +38,14 @@ def run(args: argparse.Namespace) -> int:
     if args.format == "png" and args.output is None and sys.stdout.isatty():
         raise ObserveError("png is no text for a terminal; name a file with -o, or send the output to one")
     report = read(args.files, keep_events=args.events)
-    report = without_details(report, configuration=args.configuration, functions=args.functions)
+    # Pages tell runs apart by what their configuration says.
+    report = without_details(
+        report, configuration=args.configuration or args.format == "html", functions=args.functions
+    )
+    if args.format == "html":
+        from observe.reports.html_ import shown_runs  # noqa: PLC0415 - see PICTURES
+
+        report = read_again(args.files, report, shown_runs(report))
     write(args.output, _rendered(report, args.format, Page.of(sys.stdout) if args.output is None else Page()))
     if args.strict and report.loss.data_was_lost:
         raise DataLostError(

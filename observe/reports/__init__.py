@@ -45,7 +45,14 @@ RENDERERS: Mapping[str, Renderer] = MappingProxyType(
     {"text": text.render, "json": json_.render, "csv": csv_.render, "markdown": markdown.render}
 )
 
-#: Name of a format that is a picture → what draws it.
-PICTURES: Mapping[str, Picture] = MappingProxyType({form: _picture(form) for form in ("png", "svg")})
+def _html(report: Report) -> bytes:
+    """The page; its templates' engine is loaded for the first one only."""
+    from observe.reports import html_  # noqa: PLC0415 - see above
+
+    return html_.render(report)
+
+
+#: Name of a format that is looked at → what draws it.
+PICTURES: Mapping[str, Picture] = MappingProxyType({"png": _picture("png"), "svg": _picture("svg"), "html": _html})
 
 __all__ = ["PICTURES", "RENDERERS", "Page", "Picture", "Renderer", "Report", "join", "without_details"]

@@ -3,24 +3,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from observe.model import Run
 from observe.reports import html_page
+from observe.reports.html_many import ManyRuns, with_timelines
 from observe.reports.html_run import Looks, Shown
 from observe.reports.report import Report
+from observe.reports.rows import summarise
 from observe.reports.text import FEW_RUNS
 
-#: No more events than this are in one file of many runs.
-_MOST_EVENTS = 30_000
+#: A file of many runs has no more events than this; further timelines are left out.
+MOST_EVENTS = 30_000
 
 
 def render(report: Report) -> bytes:
     """UTF-8, complete in itself. Runs that bring their events along are shown with them."""
-    if len(report.runs) > FEW_RUNS:
-        return b""
-    runs = [Shown(f"run-{number}", run, report.functions) for number, run in enumerate(report.runs, 1)]
-    return html_page.render("report.html", report=report, title=_title(report.runs), runs=runs, looks_of=_looks)
+    many = len(report.runs) > FEW_RUNS
+    summaries = summarise(report.runs) if many else ()
+    runs = list(_shown(shown_runs(report), report, MOST_EVENTS if many else None))
+    keys = {id(shown.run): shown.key for shown in runs}
+    return html_page.render(
+        "report.html",
+        report=report,
+        title=_title(report.runs),
+        summaries=[ManyRuns(summary, report, keys) for summary in summaries],
+        runs=runs,
+        failed=any(summary.failures for summary in summaries),
+        looks_of=_looks,
+    )
+
+
+def shown_runs(report: Report) -> Sequence[Run]:
+    """The runs whose timelines are in the file: few runs all, of many the slowest and some of those that failed."""
+    if len(report.runs) <= FEW_RUNS:
+        return report.runs
+    return [run for summary in summarise(report.runs) for run in with_timelines(summary)]
+
+
+def _shown(runs: Iterable[Run], report: Report, most_events: int | None) -> Iterator[Shown]:
+    room = most_events
+    for number, run in enumerate(runs, 1):
+        fits = room is None or len(run.events) <= room
+        if room is not None and fits:
+            room -= len(run.events)
+        yield Shown(f"run-{number}", run, report.functions, embedded=fits)
 
 
 def _looks(shown: Shown) -> Looks:
@@ -31,7 +58,9 @@ def _title(runs: Sequence[Run]) -> str:
     """`docker create and start web`."""
     if not runs:
         return "Where the time went"
-    names = {run.container_name for run in runs}
     operations = " and ".join(dict.fromkeys(run.operation for run in runs))
-    (name, *others) = names
-    return f"docker {operations} {'' if others else name or '(no name)'}".rstrip()
+    names = {run.container_name for run in runs}
+    if len(runs) > FEW_RUNS:
+        return f"docker {operations}: {len(runs):,} runs"
+    name = runs[0].container_name or "(no name)"
+    return f"docker {operations} {name}" if len(names) == 1 else f"docker {operations}: {len(names)} containers"

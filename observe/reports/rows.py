@@ -187,7 +187,7 @@ def _summary(operation: str, runs: tuple[Run, ...]) -> Summary:
     measured = tuple(run for run in runs if run.outcome == "ok") or runs
     durations_ns: defaultdict[str, list[int]] = defaultdict(list)
     for run in measured:
-        for phase, duration_ns in _durations(run).items():
+        for phase, duration_ns in durations_of(run).items():
             durations_ns[phase].append(duration_ns)
         durations_ns[UNATTRIBUTED].append(run.unattributed_ns)
     total_ns = sum(run.duration_ns for run in measured)
@@ -207,7 +207,7 @@ def _summary(operation: str, runs: tuple[Run, ...]) -> Summary:
     )
 
 
-def _durations(run: Run) -> dict[str, int]:
+def durations_of(run: Run) -> dict[str, int]:
     """Duration of each phase that was seen; a phase that was repeated counts with all of its spans."""
     durations_ns: Counter[str] = Counter()
     for span in run.phases:
