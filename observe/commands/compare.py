@@ -6,10 +6,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
-from observe.commands._files import read, write
+from observe.commands._files import read, read_again, write
 from observe.errors import ObserveError, RegressionError
 from observe.reports import Page, compare_csv, compare_json, compare_markdown, compare_text, without_details
 from observe.reports.comparison import Arm, Comparison, Row, compare, regressions, undecided
@@ -18,12 +19,13 @@ from observe.reports.rows import UNATTRIBUTED
 NAME = "compare"
 HELP = "tell which phase became slower, by how much, and whether that could be chance"
 
-FORMATS: Mapping[str, Callable[[Comparison, Page], str]] = MappingProxyType(
+FORMATS: Mapping[str, Callable[[Comparison, Page], str | bytes]] = MappingProxyType(
     {
         "text": compare_text.render,
         "json": compare_json.render,
         "markdown": compare_markdown.render,
         "csv": compare_csv.render,
+        "html": lambda comparison, _page: _html(comparison),
     }
 )
 
@@ -55,6 +57,17 @@ def run(args: argparse.Namespace) -> int:
     if args.fail_above is not None:
         _judge(comparison, args.fail_above)
     return 0
+
+
+def _html(comparison: Comparison) -> bytes:
+    """The page, whose timelines need the events of some runs."""
+    from observe.reports import compare_html  # noqa: PLC0415 - loads its templates' engine
+
+    arms = [
+        replace(arm, report=read_again(_recordings(Path(arm.name)), arm.report, compare_html.median_runs(arm)))
+        for arm in (comparison.base, comparison.new)
+    ]
+    return compare_html.render(replace(comparison, base=arms[0], new=arms[1]))
 
 
 def _judge(comparison: Comparison, above_percent: float) -> None:

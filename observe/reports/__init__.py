@@ -45,6 +45,7 @@ RENDERERS: Mapping[str, Renderer] = MappingProxyType(
     {"text": text.render, "json": json_.render, "csv": csv_.render, "markdown": markdown.render}
 )
 
+
 def _html(report: Report) -> bytes:
     """The page; its templates' engine is loaded for the first one only."""
     from observe.reports import html_  # noqa: PLC0415 - see above

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the marks of a page's charts stand. Horizontal places are percent of the chart, so that it fits any width;
-vertical ones are pixels from its top. What the marks look like is up to the template.
+"""Where the marks of a page's charts stand; what they look like is up to the template.
+
+Horizontal places are percent of the chart, so that it fits any width.
 """
 
 from __future__ import annotations
@@ -148,7 +149,7 @@ def over_time(runs: Sequence[Run]) -> OverTime:
     """By the time of day if it is known, else in their order; failed runs stand apart."""
     known = all(run.wall_time_ns > 0 for run in runs) and runs[0].wall_time_ns < runs[-1].wall_time_ns
     first_ns, last_ns = runs[0].wall_time_ns, runs[-1].wall_time_ns
-    axis = Axis(0, max(max(run.duration_ns for run in runs), 1) * 1.05, logarithmic=False)
+    axis = Axis(0, max(1, *(run.duration_ns for run in runs)) * 1.05, logarithmic=False)
     slots: dict[tuple[int, bool], list[int]] = {}
     for number, run in enumerate(runs):
         share = (run.wall_time_ns - first_ns) / (last_ns - first_ns) if known else number / max(len(runs) - 1, 1)
@@ -164,8 +165,15 @@ def over_time(runs: Sequence[Run]) -> OverTime:
 def _column(slot: int, failed: bool, values_ns: Sequence[int], axis: Axis) -> Column:
     low, median, high = (float(value) for value in np.percentile(values_ns, (0, 50, 100)))
     label = f"{_runs(len(values_ns))}{' that did not go well' if failed else ''}: median {_PAGE.duration(median)}"
-    places = (axis.at(value) / 100 for value in (low, median, high))
-    return Column(100 * (slot + 0.5) / _COLUMNS, *places, len(values_ns), failed, label)
+    return Column(
+        at=100 * (slot + 0.5) / _COLUMNS,
+        low=axis.at(low) / 100,
+        median=axis.at(median) / 100,
+        high=axis.at(high) / 100,
+        n=len(values_ns),
+        failed=failed,
+        label=label,
+    )
 
 
 def _round_step(least: float) -> float:

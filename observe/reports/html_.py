@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from observe.model import Run
 from observe.reports import html_page
 from observe.reports.html_many import ManyRuns, with_timelines
-from observe.reports.html_run import Looks, Shown
+from observe.reports.html_run import Shown, name_of
 from observe.reports.report import Report
 from observe.reports.rows import summarise
 from observe.reports.text import FEW_RUNS
@@ -30,7 +30,6 @@ def render(report: Report) -> bytes:
         summaries=[ManyRuns(summary, report, keys) for summary in summaries],
         runs=runs,
         failed=any(summary.failures for summary in summaries),
-        looks_of=_looks,
     )
 
 
@@ -50,17 +49,12 @@ def _shown(runs: Iterable[Run], report: Report, most_events: int | None) -> Iter
         yield Shown(f"run-{number}", run, report.functions, embedded=fits)
 
 
-def _looks(shown: Shown) -> Looks:
-    return Looks.of([row.id for row in shown.line.rows])
-
-
 def _title(runs: Sequence[Run]) -> str:
     """`docker create and start web`."""
     if not runs:
         return "Where the time went"
     operations = " and ".join(dict.fromkeys(run.operation for run in runs))
-    names = {run.container_name for run in runs}
     if len(runs) > FEW_RUNS:
         return f"docker {operations}: {len(runs):,} runs"
-    name = runs[0].container_name or "(no name)"
-    return f"docker {operations} {name}" if len(names) == 1 else f"docker {operations}: {len(names)} containers"
+    names = {name_of(run) for run in runs}
+    return f"docker {operations} {names.pop()}" if len(names) == 1 else f"docker {operations}: {len(names)} containers"

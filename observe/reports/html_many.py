@@ -27,7 +27,7 @@ class ManyRuns:
     @property
     def looks(self) -> Looks:
         """Colours and titles of its rows."""
-        return Looks.of([row.id for row in self.summary.rows])
+        return Looks.of(self.summary.runs)
 
     @property
     def timed(self) -> bool:

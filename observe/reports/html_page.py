@@ -32,9 +32,11 @@ def render(template: str, **context: Any) -> bytes:
         f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
-    text = _environment().get_template(template).render(
-        **context, style=Markup(style), script=Markup(script), policy=policy, tool_version=__version__
-    )  # fmt: skip
+    text = (
+        _environment()
+        .get_template(template)
+        .render(**context, style=style, script=script, policy=policy, tool_version=__version__)
+    )
     return f"{text.strip()}\n".encode()
 
 
@@ -47,8 +49,8 @@ def embedded(data: Any) -> Markup:
 
 
 @cache
-def _asset(*names: str) -> str:
-    return "\n" + "\n".join((_FOLDER / name).read_text() for name in names)
+def _asset(*names: str) -> Markup:
+    return Markup("\n" + "\n".join((_FOLDER / name).read_text() for name in names))  # noqa: S704 - our own files
 
 
 def _hash(text: str) -> str:
@@ -66,11 +68,12 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        duration=lambda value: "–" if value is None else _PAGE.duration(value),
+        duration=lambda value: "-" if value is None else _PAGE.duration(value),
         percent=words.percent,
         number=lambda value: f"{value:,}",
         wall_time=wall_time,
         embedded=embedded,
+        capitalize_first=lambda text: text[:1].upper() + text[1:],
         last=lambda phase: phase.rpartition(".")[2],
         within=lambda phase: phase.partition(".")[2],
     )

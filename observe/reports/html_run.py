@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from observe.model import Evidence, Event, Run
+from observe.model import Event, Evidence, Run
 from observe.phases import load
 from observe.reports import words
 from observe.reports.conclusions import WhereTheTimeWent, longest_calls, where_the_time_went
@@ -29,7 +29,7 @@ class Shown:
     @property
     def name(self) -> str:
         """Of the container, as far as it is known."""
-        return self.run.container_name or (self.run.container_id or "")[:12] or "(no name)"
+        return name_of(self.run)
 
     @cached_property
     def line(self) -> Timeline:
@@ -40,6 +40,11 @@ class Shown:
     def data(self) -> dict[str, Any]:
         """What the timeline draws."""
         return timeline_data(self.run, self.functions)
+
+    @property
+    def looks(self) -> Looks:
+        """Colours and titles of its rows."""
+        return Looks.of([self.run])
 
     @property
     def conclusion(self) -> WhereTheTimeWent | None:
@@ -82,6 +87,11 @@ class Shown:
         return any(row.evidence is Evidence.FUNCTION for row in self.line.rows)
 
 
+def name_of(run: Run) -> str:
+    """What to call its container: its name, else the beginning of its id."""
+    return run.container_name or (run.container_id or "")[:12] or "(no name)"
+
+
 @dataclass(frozen=True)
 class Looks:
     """Which colour a row has, as a class of the style sheet, and what the catalogue calls it."""
@@ -90,8 +100,9 @@ class Looks:
     titles: Mapping[str, str]
 
     @classmethod
-    def of(cls, phases: Sequence[str]) -> Looks:
-        """For rows of one operation."""
+    def of(cls, runs: Iterable[Run]) -> Looks:
+        """For runs of one operation."""
+        phases = dict.fromkeys(span.id for run in runs for span in run.phases)
         return cls(hues_of(phases), {phase.id: phase.title for phase in load().phases})
 
     def hue(self, phase: str) -> str:

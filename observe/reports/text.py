@@ -40,6 +40,7 @@ _NOTHING = (
     "- let observe doctor say what this host can do",
 )
 
+
 def render(report: Report, page: Page) -> str:
     """The whole report, with a line end."""
     phases = {phase.id: phase for phase in load().phases}

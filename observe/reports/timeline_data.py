@@ -82,7 +82,7 @@ def top_of(phase: str) -> str:
 
 
 def hues_of(phases: Iterable[str]) -> dict[str, int]:
-    """A colour for each phase below the operation: those in documented order take turns."""
+    """A colour for each phase below the operation; seen or not, so that a phase has the same one in every run."""
     tops = dict.fromkeys(top for top in map(top_of, phases) if top)
     return {top: number % HUES for number, top in enumerate(tops)}
 
@@ -133,10 +133,8 @@ def _lanes(run: Run) -> _Lanes:
 def _phases(run: Run, seen: Sequence[Span], functions: Mapping[str, Sequence[str]]) -> Columns:
     titles = {phase.id: phase.title for phase in load().phases}
     index = {span.id: number for number, span in reversed(list(enumerate(seen)))}
-    hues = hues_of([span.id for span in seen])
-    pieces = [
-        [(start_ns - run.start_ns, length_ns) for start_ns, length_ns in _pieces(span)] for span in seen
-    ]
+    hues = hues_of(span.id for span in run.phases)
+    pieces = [[(start_ns - run.start_ns, length_ns) for start_ns, length_ns in _pieces(span)] for span in seen]
     parents = [_parent(span, index) for span in seen]
     return {
         "id": [_PAGE.safe(span.id) for span in seen],

@@ -126,11 +126,10 @@ class TimelineModel {
     return this.phases.hue[type === "phase" ? index : this.events.phase[index]] ?? -1;
   }
 
-  at(time) { return this.timed ? (time === 0 ? "0" : formatDuration(time)) : `event ${time + 1}`; }
+  // Of a log without times only the order is known.
+  at(time) { return !this.timed ? "" : time === 0 ? "0" : formatDuration(time); }
 
-  lasting(duration) {
-    return this.timed ? formatDuration(duration) : formatCount(duration, "event");
-  }
+  lasting(duration) { return this.timed ? formatDuration(duration) : ""; }
 
   // Heading, and facts as [name, value], of something that was pointed at.
   describe({ type, index }) {
@@ -145,8 +144,8 @@ class TimelineModel {
     return [of("id"), [
       ["", of("title")],
       ["begins at", this.at(of("start_ns"))],
-      ["lasts", `${this.lasting(of("duration_ns"))} (${share.toFixed(1)}%)`],
-      ...(this.timed ? [["of it its own", this.lasting(of("self_ns"))]] : []),
+      ["lasts", this.timed ? `${this.lasting(of("duration_ns"))} (${share.toFixed(1)}%)` : ""],
+      ["of it its own", this.lasting(of("self_ns"))],
       ...(of("pieces").length > 1 ? [["in", formatCount(of("pieces").length, "piece")]] : []),
       ["in its own time", `${formatCount(of("syscalls"), "system call")}, ${formatCount(of("file_events"), "file event")}`],
       ["evidence", evidence],
@@ -302,11 +301,12 @@ class TimelinePainter {
     const step = tickStep(view.span, width);
     context.font = "11px system-ui, sans-serif";
     context.textBaseline = "middle";
-    for (let time = Math.ceil(view.start / step) * step; time <= view.end; time += step) {
+    const first = this.model.timed ? Math.ceil(view.start / step) * step : Infinity;
+    for (let time = first; time <= view.end; time += step) {
       const x = Math.round(this.x(time)) + 0.5;
       context.fillStyle = colours.line;
       this.box(x - 0.5, AXIS - 6, 1, places.height - AXIS + 6);
-      const label = this.model.timed ? formatTick(time, step) : time ? `event ${time}` : "";
+      const label = formatTick(time, step);
       const room = context.measureText(label).width;
       context.fillStyle = colours.muted;
       context.fillText(label, Math.min(Math.max(x - room / 2, 2), width - room - 2), AXIS - 15);
@@ -486,6 +486,8 @@ class TimelinePainter {
 
 // The element ------------------------------------------------------------------------------------------------
 
+let timelines = 0;
+
 const HELP = "Wheel with Ctrl, or + and −: zoom. Drag, or Shift with ← and →: pan. Arrows: walk. Enter or double click: "
   + "zoom to what is chosen. 0: everything. /: search. Esc: let go.";
 
@@ -523,9 +525,11 @@ class Timeline {
     this.overlay = create("canvas", { class: "timeline-overlay", "aria-hidden": "true" });
     this.tip = create("div", { class: "timeline-tip", "aria-hidden": "true", hidden: "" });
     this.details = create("div", { class: "timeline-details", role: "status", "aria-live": "polite" });
+    timelines += 1;
+    const help = create("p", { class: "timeline-help", id: `timeline-help-${timelines}` }, HELP);
     this.stage = create("div", {
       class: "timeline-stage", tabindex: "0", role: "application", "aria-roledescription": "timeline",
-      "aria-label": `${label}. ${HELP}`,
+      "aria-label": label, "aria-describedby": help.id,
     }, this.canvas, this.overlay, this.tip);
     const key = (shape, text) => create("span", { class: `timeline-key timeline-key-${shape}` }, text);
     const evidence = new Set(this.model.phases.evidence.map((name, i) => (this.model.phases.at_floor[i] ? "floor" : name)));
@@ -545,7 +549,7 @@ class Timeline {
       this.stage,
       create("div", { class: "timeline-legend" }, ...legend),
       this.details,
-      create("p", { class: "timeline-help" }, HELP),
+      help,
     );
   }
 
