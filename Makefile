@@ -28,7 +28,7 @@ demo: $(TOOL)
 	@$(SUDO) scripts/private-mounts $(VENV)/bin/python scripts/demo
 
 test: $(DEV)
-	@scripts/setup engine peers
+	@scripts/setup engine peers browser
 	$(SUDO) scripts/private-mounts $(VENV)/bin/pytest
 
 check: $(DEV)

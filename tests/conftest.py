@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rules for every test: kernel and docker tests leave nothing behind, a skip has one reason and may be forbidden.
 
-A test in tests/kernel, tests/docker or tests/prometheus gets the marker of its directory. If the machine cannot run
-it, it is skipped with the reason; with CI=true or OBSERVE_NO_SKIP=1 every skip, whoever made it, is a failure instead.
+A test in tests/kernel, tests/docker, tests/prometheus or tests/browser gets the marker of its directory. If the machine
+cannot run it, it is skipped with the reason; with CI=true or OBSERVE_NO_SKIP=1 every skip, whoever made it, is a failure
+instead.
 """
 
 from __future__ import annotations
@@ -69,8 +70,8 @@ def pytest_make_collect_report(
 
 @pytest.fixture(autouse=True)
 def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail a test that leaves a process, mount, namespace, BPF object or inotify instance behind; not in unit."""
-    if kind_of(request.node) not in _MISSING:
+    """Fail a test that leaves a process, mount, namespace, BPF object or inotify instance behind; not in unit, not in browser."""
+    if kind_of(request.node) not in {"kernel", "docker", "prometheus"}:
         yield
         return
     if "engine" in request.fixturenames:
@@ -84,7 +85,7 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def kind_of(item: pytest.Item) -> str:
-    """The directory below tests/ that a test lies in: unit, kernel, docker, prometheus."""
+    """The directory below tests/ that a test lies in: unit, kernel, docker, prometheus, browser."""
     return item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
 
 
@@ -121,4 +122,19 @@ def docker_missing() -> str | None:
     return None
 
 
-_MISSING = {"kernel": kernel_missing, "docker": docker_missing, "prometheus": promserver.missing}
+@cache
+def browser_missing() -> str | None:
+    """Why no page can be looked at here, None if it can."""
+    if importlib.util.find_spec("playwright") is None:
+        return "playwright is missing: run `make test`, or scripts/setup dev"
+    if shutil.which("chromium") is None:
+        return "chromium is missing: run `make test`, or scripts/setup browser"
+    return None
+
+
+_MISSING = {
+    "kernel": kernel_missing,
+    "docker": docker_missing,
+    "prometheus": promserver.missing,
+    "browser": browser_missing,
+}

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 
-from observe.model import Evidence, Loss, Run, Span
+from observe.model import Event, Evidence, Kind, Loss, Run, Span
 from observe.reports import Report
 
 MS = 1_000_000
@@ -63,6 +63,51 @@ def made_run(count, seed=0, *, flat=False, **changes):
         "phases": (whole, *spans),
     }
     return Run(**{**values, **changes})
+
+
+#: Of the engine, of the shim that it starts, and of what that runs: see `made_events`.
+DOCKERD, SHIM, INIT = 100, 200, 300
+_CALLS = (Kind.MOUNT, Kind.OPENAT, Kind.MKDIRAT, Kind.FSYNC, Kind.RENAMEAT2)
+
+
+def made_events(run, count, *, path="/var/lib/docker/overlay2/merged"):
+    """`count` (phase, event) of a run, by time: dockerd forks a shim, which executes runc; calls and file events."""
+    seen = [span for span in run.phases[1:] if span.start_ns is not None] or [run.phases[0]]
+    step_ns = max(run.duration_ns // (count + 1), 1)
+    events = []
+    for number in range(count):
+        time_ns = run.start_ns + number * step_ns
+        common = {
+            "time_ns": time_ns,
+            "pid": (DOCKERD, SHIM, INIT)[number % 3],
+            "comm": ("dockerd", "shim", "runc")[number % 3],
+        }
+        common["tid"] = common["pid"]
+        if number in (0, 1):
+            event = Event(
+                **{
+                    **common,
+                    "kind": Kind.SCHED_PROCESS_FORK,
+                    "pid": (DOCKERD, SHIM)[number],
+                    "ret": (SHIM, INIT)[number],
+                }
+            )
+        elif number == 2:
+            event = Event(**common, kind=Kind.SCHED_PROCESS_EXEC, path="/usr/sbin/runc", detail="runc\0--log\0/x\0init")
+        elif number % 10 == 9:
+            event = Event(**common, kind=Kind.INOTIFY, flags=0x4000_0100, path=f"{path}/{number}")
+        else:
+            kind = _CALLS[number % len(_CALLS)]
+            event = Event(
+                **common,
+                kind=kind,
+                duration_ns=step_ns * 2 // 3,
+                path=f"{path}/{number % 50}",
+                ret=-2 if number % 7 == 0 else 0,
+            )
+        inside = [span for span in seen if span.start_ns <= time_ns < span.start_ns + span.duration_ns]
+        events.append(((inside or [run.phases[0]])[-1].id, event))
+    return tuple(events)
 
 
 def made_report(*runs, loss=None, warnings=()):
