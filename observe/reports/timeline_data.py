@@ -207,7 +207,6 @@ def _events(run: Run, phases: Mapping[str, int], lanes: _Lanes, strings: _String
         )
         for phase, event in _shown(run.events)
     ]
-    rows.sort()
     columns: dict[str, Any] = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)) if rows else {}
     columns = columns or {name: [] for name in names}
     columns["kinds"] = {"label": [label for label, _ in kinds], "shape": [shape for _, shape in kinds]}

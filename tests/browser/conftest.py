@@ -41,7 +41,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture
 def look(browser: Browser, tmp_path: Path) -> Iterator[Callable[..., Page]]:
-    """Opens a page that was rendered; at the end of the test it must have complained of nothing and asked for nothing."""
+    """Opens a page that was rendered; at the end of the test it must not have complained or asked for anything."""
     trouble: list[str] = []
     contexts = []
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pages as files: what they say, that nothing in them runs or loads, how large they are. tests/browser looks at them."""
+"""The pages as files: what they say, that nothing in them runs or loads, how large they are."""
 
 from __future__ import annotations
 

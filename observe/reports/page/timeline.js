@@ -76,6 +76,8 @@ class TimelineView {
   }
 }
 
+const SHAPES = ["call", "process", "file"];
+
 // The data, ready to be looked up ----------------------------------------------------------------------------
 
 class TimelineModel {
@@ -85,6 +87,9 @@ class TimelineModel {
     this.length = Float64Array.from(data.events.duration_ns);
     this.shapes = data.events.kind.map((kind) => data.kinds.shape[kind]);
     this.rowCount = Math.max(0, ...data.phases.row.map((row) => row + 1));
+    // Shape and colour in one number: marks of the same look are drawn as one where they touch.
+    this.looks = Uint8Array.from(this.shapes, (shape, event) =>
+      SHAPES.indexOf(shape) * 8 + (data.phases.hue[data.events.phase[event]] ?? -1) + 1);
     this.lanes = data.processes.pid.map((_, process) => ({ process, events: [], longest: 0, files: false }));
     data.events.process.forEach((process, event) => {
       const lane = this.lanes[process];
@@ -121,11 +126,6 @@ class TimelineModel {
     return low;
   }
 
-  hue({ type, index }) {
-    if (type === "process") return -1;
-    return this.phases.hue[type === "phase" ? index : this.events.phase[index]] ?? -1;
-  }
-
   // Of a log without times only the order is known.
   at(time) { return !this.timed ? "" : time === 0 ? "0" : formatDuration(time); }
 
@@ -145,7 +145,7 @@ class TimelineModel {
       ["", of("title")],
       ["begins at", this.at(of("start_ns"))],
       ["lasts", this.timed ? `${this.lasting(of("duration_ns"))} (${share.toFixed(1)}%)` : ""],
-      ["of it its own", this.lasting(of("self_ns"))],
+      ["own time", this.lasting(of("self_ns"))],
       ...(of("pieces").length > 1 ? [["in", formatCount(of("pieces").length, "piece")]] : []),
       ["in its own time", `${formatCount(of("syscalls"), "system call")}, ${formatCount(of("file_events"), "file event")}`],
       ["evidence", evidence],
@@ -433,41 +433,44 @@ class TimelinePainter {
   marks(lane, place, alpha, only) {
     const { context, colours, model, width } = this;
     context.globalAlpha = alpha;
-    const open = new Map();
-    const flush = ({ shape, hue, left, right, alone, event }) => {
+    const open = [];
+    const flush = ({ look, left, right, alone, event }) => {
+      const hue = (look % 8) - 1;
+      const shape = SHAPES[look >> 3];
       context.fillStyle = colours.of(hue);
       if (shape === "file") this.triangles(left, right, place.files);
-      else if (shape === "call") {
+      else if (shape === "process") this.box(left, place.bar - 2, Math.max(right - left, 2), BAR + 4);
+      else {
         this.box(left, place.bar + 1, right - left, BAR - 2);
-        if (alone && right - left > 50 && alpha === 1) {
-          context.font = "10px system-ui, sans-serif";
-          context.fillStyle = colours.on(hue, 1);
-          this.label(model.kinds.label[model.events.kind[event]], "", Math.max(left - 1, 0), Math.min(right, width), place.bar + BAR / 2);
-        }
+        if (!alone || right - left < 50 || alpha < 1) return;
+        context.font = "10px system-ui, sans-serif";
+        context.fillStyle = colours.on(hue, 1);
+        const label = model.kinds.label[model.events.kind[event]];
+        this.label(label, "", Math.max(left - 1, 0), Math.min(right, width), place.bar + BAR / 2);
       }
-      else this.box(left, place.bar - 2, Math.max(right - left, 2), BAR + 4);
     };
-    const last = model.lowerBound(lane, this.view.end);
-    for (let i = model.lowerBound(lane, this.view.start - lane.longest); i < last; i += 1) {
+    const { time, length, looks } = model;
+    const { scale, view } = this;
+    const first = model.lowerBound(lane, view.start - lane.longest);
+    const last = model.lowerBound(lane, view.end);
+    this.visited += Math.max(last - first, 0);
+    for (let i = first; i < last; i += 1) {
       const event = lane.events[i];
-      this.visited += 1;
       if (only && !only[event]) continue;
-      const left = Math.max(this.x(model.time[event]), -4);
-      const right = Math.min(Math.max(this.x(model.time[event] + model.length[event]), left + 1.5), width + 4);
+      const left = Math.max((time[event] - view.start) * scale, -4);
+      const right = Math.min(Math.max((time[event] + length[event] - view.start) * scale, left + 1.5), width + 4);
       if (right < 0) continue;
-      const shape = model.shapes[event];
-      const hue = model.hue({ type: "event", index: event });
-      const key = `${shape}${hue}`;
-      const mark = open.get(key);
-      if (mark && left <= mark.right + (shape === "file" ? 4 : 0.5)) {
-        mark.right = Math.max(mark.right, right);
+      const look = looks[event];
+      const mark = open[look];
+      if (mark && left <= mark.right + (look >= 16 ? 4 : 0.5)) {
+        if (right > mark.right) mark.right = right;
         mark.alone = false;
         continue;
       }
       if (mark) flush(mark);
-      open.set(key, { shape, hue, left, right, alone: true, event });
+      open[look] = { look, left, right, alone: true, event };
     }
-    for (const mark of open.values()) flush(mark);
+    open.forEach(flush);
     context.globalAlpha = 1;
   }
 
