@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rules for every test: kernel and docker tests leave nothing behind, a skip has one reason and may be forbidden.
 
-A test in tests/kernel, tests/docker, tests/prometheus or tests/browser gets the marker of its directory. If the machine
-cannot run it, it is skipped with the reason; with CI=true or OBSERVE_NO_SKIP=1 every skip, whoever made it, is a failure
-instead.
+A test in tests/kernel, tests/docker, tests/prometheus or tests/browser gets the marker of its directory. If the
+machine cannot run it, it is skipped with the reason; with CI=true or OBSERVE_NO_SKIP=1 every skip, whoever made it, is
+a failure instead.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def pytest_make_collect_report(
 
 @pytest.fixture(autouse=True)
 def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail a test that leaves a process, mount, namespace, BPF object or inotify instance behind; not in unit, not in browser."""
+    """Fail a kernel, docker or prometheus test that leaves a process, mount, namespace, BPF object or watch behind."""
     if kind_of(request.node) not in {"kernel", "docker", "prometheus"}:
         yield
         return
