@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from observe.model import Departure, DepartureKind, Evidence, Loss, Run, Span
 from observe.phases import load
-from observe.reports import RENDERERS, Page, Report, join
+from observe.reports import RENDERERS, Page, Report, join, json_
 from observe.reports.layout import Column, table
 from observe.reports.rows import UNATTRIBUTED, NotSeen, summarise, timeline
 from observe.reports.terminal import wall_time
@@ -434,6 +434,15 @@ def test_json_keeps_its_promised_keys_when_nothing_is_known():
 def test_json_keeps_names_as_they_are():
     document = json.loads(RENDERERS["json"](report(a_run(container_name=HOSTILE + "\udcff")), Page()))
     assert document["runs"][0]["container_name"] == HOSTILE + "\udcff"
+
+
+@pytest.mark.parametrize("name", ["plain", HOSTILE, '\x7f\x80\u2028\U0001f433"\\', "not UTF-8: \udcff", ""])
+@pytest.mark.parametrize("number", [0, 2**63, 2**70])
+def test_json_is_spelled_as_python_spells_it(name, number):
+    """A fast encoder writes it, unless a name is one that it cannot hold."""
+    one = report(a_run(container_name=name, configuration={"Env": [name, 1, -1, number, True, None, {}, []]}), START)
+    assert RENDERERS["json"](one, Page()) == json.dumps(json_.document(one), indent=2) + "\n"
+    assert RENDERERS["json"](one, Page()).isascii()
 
 
 def test_json_tells_departures():
