@@ -13,7 +13,12 @@ from hashlib import sha256
 from pathlib import Path
 
 from observe.correlate import Correlator
-from observe.model import Event, EventBatch, Header, Item, Kind, Mark, Note, NoteKind, Run
+from observe.correlate.accounting import Partition, innermost
+from observe.correlate.build import Functions, phase_rows
+from observe.correlate.rows import Row
+from observe.correlate.rules import Rules
+from observe.correlate.spans import Walk
+from observe.model import Event, EventBatch, Header, Item, Kind, Mark, Note, NoteKind, Run, Span
 from observe.phases import Catalogue, load
 from observe.recording import Recording
 
@@ -205,6 +210,20 @@ def _arrives_ns(item: Item) -> int:
     if isinstance(item, Note):
         return item.time_ns
     return int(item.rows["time_ns"][0] + item.rows["duration_ns"][0])
+
+
+def batch_of(rows: Iterable[Row]) -> EventBatch:
+    """Rows as columns again."""
+    return EventBatch.of(row.event() for row in rows)
+
+
+def spans_of(
+    rules: Rules, found: Walk, events: EventBatch, bounds: tuple[int, int], functions: Functions | None = None
+) -> tuple[Span, ...]:
+    """The phases of a run whose phases were found so."""
+    partition = Partition(rules.phases, found.spans, bounds)
+    phases = innermost(events, partition, found)
+    return phase_rows(rules, found, events, partition, innermost_phases=phases, functions=functions or Functions())
 
 
 def rebatch(items: Iterable[Item], sizes: Iterable[int]) -> list[Item]:

@@ -3,15 +3,23 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
-from observe.correlate.rows import Row
+import numpy as np
+import numpy.typing as npt
+
+from observe.correlate.processes import Processes
 from observe.correlate.spans import PhaseSpan, Walk
-from observe.model import Kind, Mark
+from observe.model import EventBatch, Kind, Mark
 from observe.phases import Phase
+
+#: In place of a phase: what a watcher made up belongs to none.
+NO_PHASE = -1
+_INVENTED = int(Mark.INVENTED)
 
 
 class Partition:
@@ -23,50 +31,49 @@ class Partition:
         Where phases overlap that do not contain each other, the deeper one counts, and of two equally deep
         ones the one that began later.
         """
-        self._phases, self._spans = phases, spans
-        self._programs = [(number, span) for number, span in spans.items() if span.processes]
+        self.bounds = bounds
+        depths = [phase.depth for phase in phases]
+        # One after the other: what is laid later covers what lies there.
+        pieces = sorted(
+            (depths[number], start, number, end) for number, span in spans.items() for start, end in span.intervals
+        )
         cuts = {*bounds}
-        self._intervals = [(number, *piece) for number, span in spans.items() for piece in span.intervals]
-        for _, start, end in self._intervals:
+        for _, start, _, end in pieces:
             cuts |= {start, end}
         self._cuts = sorted(cut for cut in cuts if bounds[0] <= cut <= bounds[1])
-        self._owners = [self._innermost(start) for start in self._cuts[:-1]]
-
-    def _innermost(self, at_ns: int) -> int:
-        ranks = [
-            (self._phases[number].depth, start, number)
-            for number, start, end in self._intervals
-            if start <= at_ns < end
-        ]
-        return max(ranks, default=(0, 0, 0))[2]
-
-    def _rank(self, number: int) -> tuple[int, int, int]:
-        return self._phases[number].depth, self._spans[number].start_ns, number
+        self._owners = [0] * (len(self._cuts) - 1)
+        for _, start, number, end in pieces:
+            first, last = bisect_left(self._cuts, start), min(bisect_left(self._cuts, end), len(self._owners))
+            self._owners[first:last] = [number] * (last - first)
+        programs = [(number, span) for number, span in spans.items() if span.processes]
+        #: The innermost one last.
+        self._programs = sorted(programs, key=lambda program: (depths[program[0]], program[1].start_ns, program[0]))
 
     def self_ns(self) -> dict[int, int]:
         """Phase number → time in which it was the innermost; the values sum to the operation's duration."""
         total: dict[int, int] = {}
-        for owner, start, end in zip(self._owners, self._cuts, self._cuts[1:], strict=False):
+        for owner, (start, end) in zip(self._owners, pairwise(self._cuts), strict=True):
             total[owner] = total.get(owner, 0) + end - start
         return total
 
-    def phase_of(self, row: Row) -> int:
-        """The innermost phase of an event: of the program whose process made it, else of its moment."""
-        programs = [
-            number
-            for number, span in self._programs
-            if row.pid in span.processes and span.start_ns <= row.time_ns <= span.end_ns
-        ]
-        if programs:
-            return max(programs, key=self._rank)
-        return self.phase_at(row.time_ns)
+    def phases_of(self, events: EventBatch) -> npt.NDArray[np.int64]:
+        """The innermost phase of each event: of the program whose process made it, else of its moment."""
+        times_ns = events.rows["time_ns"].astype(np.int64)
+        if not self._owners:
+            phases = np.zeros(len(events), dtype=np.int64)
+        else:
+            places = np.searchsorted(np.array(self._cuts[1:-1], dtype=np.int64), times_ns, side="right")
+            phases = np.array(self._owners, dtype=np.int64)[places]
+        if self._programs:
+            processes = Processes(events.rows["pid"])
+            for number, span in self._programs:
+                inside = (times_ns >= span.start_ns) & (times_ns <= span.end_ns)
+                phases[processes.are_in(span.processes) & inside] = number
+        return phases
 
     def phase_at(self, time_ns: int) -> int:
         """The innermost phase at a moment."""
-        if not self._owners:
-            return 0
-        index = bisect_right(self._cuts, time_ns) - 1
-        return self._owners[min(max(index, 0), len(self._owners) - 1)]
+        return self._owners[bisect_right(self._cuts[1:-1], time_ns)] if self._owners else 0
 
 
 @dataclass(slots=True)
@@ -79,33 +86,34 @@ class Counts:
     returns: Counter[int] = field(default_factory=Counter)
 
 
-def count_events(rows: Sequence[Row], partition: Partition, found: Walk) -> Counts:
-    """System calls, file events and probe hits by phase."""
-    counts = Counts()
-    for phase, row in by_phase(rows, partition, found):
-        if row.is_syscall:
-            counts.syscalls[phase] += 1
-        elif row.kind == Kind.INOTIFY:
-            counts.file_events[phase] += 1
-        elif row.kind == Kind.FUNCTION_ENTRY:
-            counts.entries[phase] += 1
-        elif row.kind == Kind.FUNCTION_RETURN:
-            counts.returns[phase] += 1
-    return counts
+def count_events(events: EventBatch, phases: npt.NDArray[np.int64]) -> Counts:
+    """System calls, file events and probe hits by phase; `phases` as `innermost` gives them."""
+    kinds = events.rows["kind"]
+
+    def counted(which: npt.NDArray[np.bool_]) -> Counter[int]:
+        numbers = np.bincount(phases[which])
+        return Counter({phase: count for phase, count in enumerate(numbers.tolist()) if count})
+
+    return Counts(
+        counted(kinds < Kind.SCHED_PROCESS_FORK),
+        counted((kinds == Kind.INOTIFY) & (phases != NO_PHASE)),
+        counted(kinds == Kind.FUNCTION_ENTRY),
+        counted(kinds == Kind.FUNCTION_RETURN),
+    )
 
 
-def by_phase(rows: Sequence[Row], partition: Partition, found: Walk) -> Iterator[tuple[int, Row]]:
-    """Each event with the number of its innermost phase; what a watcher made up is left out."""
-    for row in rows:
-        if row.kind != Kind.INOTIFY:
-            yield partition.phase_of(row), row
-        elif not row.marks & Mark.INVENTED:
-            yield _phase_of_file_event(row, partition, found), row
-
-
-def _phase_of_file_event(row: Row, partition: Partition, found: Walk) -> int:
-    if row.pid:  # it has its call's time and process
-        return partition.phase_of(row)
-    # inotify's own time is late: the phase that named the path last before it is the better witness
-    named = [phase for time_ns, phase in found.paths.get(row.path, ()) if time_ns <= row.time_ns]
-    return named[-1] if named else partition.phase_at(row.time_ns)
+def innermost(events: EventBatch, partition: Partition, found: Walk) -> npt.NDArray[np.int64]:
+    """The number of each event's innermost phase; NO_PHASE for what a watcher made up."""
+    rows = events.rows
+    phases = partition.phases_of(events)
+    told = rows["kind"] == Kind.INOTIFY
+    if told.any():
+        # One that has its call's process has its time too.
+        for place in np.flatnonzero(told & (rows["pid"] == 0)).tolist():
+            # inotify's own time is late: the phase that named the path last before it is the better witness
+            named = found.paths.get(events.strings[rows["path"][place]], ())
+            before = [phase for time_ns, phase in named if time_ns <= rows["time_ns"][place]]
+            if before:
+                phases[place] = before[-1]
+        phases[told & (rows["marks"] & _INVENTED != 0)] = NO_PHASE
+    return phases

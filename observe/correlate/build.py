@@ -6,14 +6,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from observe.correlate.accounting import Partition, by_phase, count_events
+import numpy as np
+import numpy.typing as npt
+
+from observe.correlate.accounting import NO_PHASE, Partition, count_events, innermost
 from observe.correlate.frames import Frame, frames_of
 from observe.correlate.functions import Pieces, pieces_of
 from observe.correlate.operation import Operation
-from observe.correlate.rows import Row
+from observe.correlate.rows import in_time_order, rows_of
 from observe.correlate.rules import Rules
 from observe.correlate.spans import PhaseSpan, Walk, missing, walk
-from observe.model import Container, Departure, Evidence, FunctionCall, Kind, Run, Span
+from observe.model import Container, Departure, EventBatch, Evidence, FunctionCall, Kind, Run, Span
 
 _FIRST_FAILURE = 400
 
@@ -47,19 +50,18 @@ def build_run(
     of dockerd's events are on the request's own goroutine; `functions`: which were probed, and what that cost;
     `keep_events`: whether the run brings its events along.
     """
-    rows = sorted(operation.rows)
+    events = in_time_order(operation.events())
+    rows = events.rows
     end_ns = operation.end_ns
     if end_ns is None or operation.status is None:
-        end_ns = max((row.end_ns for row in rows), default=operation.start_ns)
+        end_ns = int((rows["time_ns"] + rows["duration_ns"]).max()) if len(events) else operation.start_ns
     bounds = (operation.start_ns, max(end_ns, operation.start_ns))
     failed = operation.status is None or operation.status >= _FIRST_FAILURE
-
-    def on_request(row: Row) -> bool | None:
-        return row.goroutine == operation.goroutine if goroutines else None
-
     # Evidence is what the kernel timed; file events carry the reader's time, and their calls are here anyway.
-    found = walk([row for row in rows if row.kind != Kind.INOTIFY], rules, bounds, role, on_request, failed=failed)
-    frames = frames_of(rows, functions.names, bounds[1])
+    timed = EventBatch(rows[rows["kind"] != Kind.INOTIFY], events.strings)
+    on_request = timed.rows["goroutine"] == operation.goroutine if goroutines else None
+    found = walk(timed, rules, bounds, role, on_request, failed=failed, names=_names(operation, container))
+    frames = frames_of(timed, functions.names, bounds[1])
 
     def elsewhere(frame: Frame) -> bool:
         own = operation.goroutine if goroutines else operation.handler
@@ -71,7 +73,8 @@ def build_run(
     if not failed and operation.status != _NOT_MODIFIED:
         departures += missing(rules, found, functions.names.values())
     partition = Partition(rules.phases, found.spans, bounds)
-    spans = phase_rows(rules, found, rows, bounds, functions)
+    phases = innermost(events, partition, found)
+    spans = phase_rows(rules, found, events, partition, innermost_phases=phases, functions=functions)
     return Run(
         operation=operation.name,
         container_id=operation.container_id,
@@ -90,9 +93,15 @@ def build_run(
         functions=tuple(FunctionCall(f.function, f.pid, f.start_ns, f.end_ns - f.start_ns, f.complete) for f in frames),
         events=tuple(
             (rules.phases[phase].id, row.event())
-            for phase, row in (by_phase(rows, partition, found) if keep_events else ())
+            for phase, row in (zip(phases.tolist(), rows_of(events), strict=True) if keep_events else ())
+            if phase != NO_PHASE
         ),
     )
+
+
+def _names(operation: Operation, container: Container | None) -> tuple[str, ...]:
+    """What paths of this container's have in them where those of another have something else."""
+    return tuple(filter(None, (operation.container_id, operation.layer or (container.layer if container else None))))
 
 
 def use_functions(found: Walk, pieces: Pieces, rules: Rules) -> list[Departure]:
@@ -124,40 +133,48 @@ def _cover_children(found: Walk, pieces: Pieces, rules: Rules) -> None:
 
 
 def phase_rows(
-    rules: Rules, found: Walk, rows: Sequence[Row], bounds: tuple[int, int], functions: Functions
+    rules: Rules,
+    found: Walk,
+    events: EventBatch,
+    partition: Partition,
+    *,
+    innermost_phases: npt.NDArray[np.int64],
+    functions: Functions,
 ) -> tuple[Span, ...]:
-    """One span a documented phase, seen or not; the first is the operation itself."""
-    partition = Partition(rules.phases, found.spans, bounds)
+    """One span a documented phase, seen or not; the first is the operation itself.
+
+    `innermost_phases`: of each event, as `innermost` gives them.
+    """
     self_ns = partition.self_ns()
-    counts = count_events(rows, partition, found)
-    handled = any(
-        0 in rules.functions.phases_of(functions.names.get(row.flags, ""))
-        for row in rows
-        if row.kind == Kind.FUNCTION_ENTRY
-    )
+    counts = count_events(events, innermost_phases)
+    entered = events.rows["flags"][events.rows["kind"] == Kind.FUNCTION_ENTRY].tolist()
+    handled = any(0 in rules.functions.phases_of(functions.names.get(number, "")) for number in {*entered})
+    seen = {**found.spans, 0: PhaseSpan(*partition.bounds, pieces=(partition.bounds,) if handled else ())}
     spans = []
     for number, phase in enumerate(rules.phases):
-        seen = found.spans.get(number)
-        if number == 0:
-            seen = PhaseSpan(*bounds, pieces=(bounds,) if handled else ())
+        syscalls, file_events = counts.syscalls.get(number, 0), counts.file_events.get(number, 0)
+        entries, returns = counts.entries.get(number, 0), counts.returns.get(number, 0)
+        span = seen.get(number)
+        if span is None:
+            nothing = (None, None, None, Evidence.NONE)
+            spans.append(Span(phase.id, phase.parent, phase.step, *nothing, syscalls, file_events, entries + returns))
+            continue
         own_ns = self_ns.get(number, 0)
-        cost_ns = counts.entries[number] * functions.entry_cost_ns + counts.returns[number] * functions.return_cost_ns
+        cost_ns = entries * functions.entry_cost_ns + returns * functions.return_cost_ns
         spans.append(
             Span(
                 id=phase.id,
                 parent=phase.parent,
                 step=phase.step,
-                start_ns=seen.start_ns if seen else None,
-                duration_ns=seen.duration_ns if seen else None,
-                self_ns=own_ns if seen else None,
-                evidence=(Evidence.FUNCTION if seen.pieces else Evidence.KERNEL) if seen else Evidence.NONE,
-                syscalls=counts.syscalls[number],
-                file_events=counts.file_events[number],
-                probe_hits=counts.entries[number] + counts.returns[number],
-                pieces=tuple((start, end - start) for start, end in seen.pieces)
-                if seen and len(seen.pieces) > 1
-                else (),
-                corrected_self_ns=max(own_ns - cost_ns, 0) if seen and functions.names else None,
+                start_ns=span.start_ns,
+                duration_ns=span.duration_ns,
+                self_ns=own_ns,
+                evidence=Evidence.FUNCTION if span.pieces else Evidence.KERNEL,
+                syscalls=syscalls,
+                file_events=file_events,
+                probe_hits=entries + returns,
+                pieces=tuple((start, end - start) for start, end in span.pieces) if len(span.pieces) > 1 else (),
+                corrected_self_ns=max(own_ns - cost_ns, 0) if functions.names else None,
             )
         )
     return tuple(spans)

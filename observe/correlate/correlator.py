@@ -7,21 +7,24 @@ Memory is bounded by what is open: the events of operations in flight, and the p
 from __future__ import annotations
 
 import re
-from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from itertools import chain
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from observe.correlate.attribution import Attribution
 from observe.correlate.build import Functions, build_run
-from observe.correlate.files import FileJoin
-from observe.correlate.frames import FrameMatcher
+from observe.correlate.files import CHANGES_NAMES, FileJoin
+from observe.correlate.frames import MATCHED_KINDS, FrameMatcher
 from observe.correlate.identity import Identities
 from observe.correlate.imported import imported_runs
 from observe.correlate.lineage import Lineage
 from observe.correlate.names import layer_in
 from observe.correlate.operation import Operation, open_operation
-from observe.correlate.rows import Row, rows_of
+from observe.correlate.rows import Row, row_at, rows_of, table_of_kinds, with_rows
 from observe.correlate.rules import Rules
 from observe.correlate.stack_abi import StackAbiReturns
 from observe.correlate.undecided import Undecided
@@ -30,18 +33,16 @@ from observe.phases import Catalogue
 
 #: After the answer: for file events that inotify tells late.
 _LINGER_NS = 300_000_000
-#: How late a file event may be read that a call before the answer caused.
-_READ_LATE_NS = 60_000_000
 #: After the answer, if nobody has told yet who the container is.
 _IDENTITY_NS = 3_000_000_000
 #: An operation without an answer for so long is given up: its connection is lost, or the answer's event.
 _ANSWER_NS = 600_000_000_000
 #: Go keeps g in a register from this version on (Go 1.17, "register-based calling convention").
 _G_IN_REGISTER = (1, 17)
-_NEVER_NS = 1 << 63
-#: Plain numbers: the operators of IntFlag cost more than all the rest that is done to an event.
+_NEVER_NS = (1 << 63) - 1
 _INVENTED = int(Mark.INVENTED)
 _FUNCTIONS = frozenset({Kind.FUNCTION_ENTRY, Kind.FUNCTION_RETURN})
+_BOUNDARIES = table_of_kinds({Kind.API_REQUEST, Kind.API_RESPONSE})
 _LOSS_FIELDS = frozenset(field.name for field in fields(Loss))
 
 
@@ -70,6 +71,8 @@ class Correlator:
         #: Not answered yet; answered, but events and names may still come.
         self._open: list[Operation] = []
         self._closing: list[Operation] = []
+        #: Events so far.
+        self._fed = 0
         self._now_ns = 0
         self._due_ns = _NEVER_NS
         self._recorded_loss: dict[str, int] = {}
@@ -107,15 +110,74 @@ class Correlator:
         if self._imported is not None:
             self._imported.append(item)
             return []
-        runs: list[Run] = []
-        for row in rows_of(item):
-            now_ns = row.time_ns + row.duration_ns
-            if now_ns >= self._due_ns:
-                runs += self.advance(now_ns)
-            elif now_ns > self._now_ns:
-                self._now_ns = now_ns
-            self._row(row)
-        return runs
+        return [run for batch in self._cut(item) for run in self._feed(batch)]
+
+    def _cut(self, batch: EventBatch) -> Iterator[EventBatch]:
+        """The batch, cut after each birth of a process that has the number of a daemon."""
+        births = np.flatnonzero(batch.rows["kind"] == Kind.SCHED_PROCESS_FORK)
+        start = 0
+        for place, pid in zip(births.tolist(), batch.rows["ret"][births].tolist(), strict=True):
+            if self._lineage.role_is_known(pid):
+                yield EventBatch(batch.rows[start : place + 1], batch.strings)
+                start = place + 1
+        if start < len(batch):
+            yield EventBatch(batch.rows[start:], batch.strings)
+
+    def _feed(self, batch: EventBatch) -> Iterator[Run]:
+        ends_ns = (batch.rows["time_ns"] + batch.rows["duration_ns"]).astype(np.int64)
+        now_ns = np.maximum(np.maximum.accumulate(ends_ns), self._now_ns)
+        batch = self._joined(self._completed(batch), now_ns)
+        attribution = Attribution(batch, self._fed, self._lineage, self._undecided, self)
+        self._fed += len(batch)
+        start = 0
+        boundaries = np.flatnonzero(_BOUNDARIES[batch.rows["kind"]]).tolist()
+        for end in [*boundaries, len(batch)]:
+            while start < end:
+                # Up to the first event that comes when operations are due.
+                due = np.flatnonzero(ends_ns[start:end] >= self._due_ns)
+                cut = start + int(due[0]) if len(due) else end
+                if cut > start:
+                    attribution.give(start, cut, [*self._open, *self._closing])
+                    self._now_ns = int(now_ns[cut - 1])
+                if cut < end:
+                    yield from self.advance(int(ends_ns[cut]))
+                start = cut
+            if end < len(batch):
+                if ends_ns[end] >= self._due_ns:
+                    yield from self.advance(int(ends_ns[end]))
+                self._now_ns = int(now_ns[end])
+                self._boundary(row_at(batch, end))
+                start = end + 1
+
+    def _completed(self, batch: EventBatch) -> EventBatch:
+        """The batch with what functions of Go < 1.17 do not tell themselves; counts returns without an entry."""
+        places = np.flatnonzero(MATCHED_KINDS[batch.rows["kind"]])
+        changed: dict[int, Row] = {}
+        for place, row in zip(places.tolist(), rows_of(batch, places), strict=True):
+            whole = self._returns.complete(row) if row.kind in _FUNCTIONS else row
+            if whole is not row:
+                changed[place] = whole
+            self._frames.feed(whole)
+        return with_rows(batch, changed)
+
+    def _joined(self, batch: EventBatch, now_ns: npt.NDArray[np.int64]) -> EventBatch:
+        """The batch with the times and processes of calls for the file events that they caused."""
+        kinds = batch.rows["kind"]
+        told = (kinds == Kind.INOTIFY) & (batch.rows["marks"] & _INVENTED == 0)
+        places = np.flatnonzero(told | (CHANGES_NAMES[kinds] & (batch.rows["ret"] >= 0)))
+        changed: dict[int, Row] = {}
+        for place, row in zip(places.tolist(), rows_of(batch, places), strict=True):
+            if row.kind != Kind.INOTIFY:
+                self._files.call(row)
+                continue
+            self._files.advance(int(now_ns[place]))
+            joined = self._files.event(row)
+            if joined is not row:
+                changed[place] = joined
+        clock = np.flatnonzero((kinds < Kind.SCHED_PROCESS_FORK) | told)
+        if len(clock):
+            self._files.advance(int(now_ns[clock[-1]]))
+        return with_rows(batch, changed)
 
     @property
     def open_operations(self) -> tuple[tuple[str, int], ...]:
@@ -155,30 +217,23 @@ class Correlator:
         elif note.kind is NoteKind.WARNING:
             self.warnings.append(str(note.data.get("text", "")))
 
-    def _row(self, row: Row) -> None:
+    def _boundary(self, row: Row) -> None:
         if row.kind == Kind.API_REQUEST:
             self._request(row)
-        elif row.kind == Kind.API_RESPONSE:
-            self._response(row)
-        elif row.kind == Kind.INOTIFY:
-            if not row.marks & _INVENTED:
-                self._files.advance(self._now_ns)
-                self._attribute(self._files.event(row))
         else:
-            if row.is_syscall:
-                self._files.advance(self._now_ns)
-                self._files.call(row)
-            else:
-                if row.kind in _FUNCTIONS:
-                    row = self._returns.complete(row)
-                    self._handle(row)
-                deque(self._frames.feed(row), maxlen=0)  # counts what does not match
-            self._attribute(row)
+            self._response(row)
+
+    def served_by(self, row: Row) -> Operation | None:
+        """The request whose handler a function of dockerd ran in, where no register tells the goroutine."""
+        if row.kind == Kind.FUNCTION_ENTRY:
+            self._handle(row)
+        if not row.goroutine or self._lineage.role(row.pid) != "dockerd":
+            return None
+        around = (one for one in chain(self._open, self._closing) if one.covers(row.time_ns))
+        return next((operation for operation in around if operation.handler == row.goroutine), None)
 
     def _handle(self, row: Row) -> None:
-        """Without g at system calls: which goroutine serves a request shows when the request's handler is entered."""
-        if self._goroutines or row.kind != Kind.FUNCTION_ENTRY:
-            return
+        """Which goroutine serves a request shows when the request's handler is entered."""
         name = self._functions.names.get(row.flags, "")
         waiting = [
             operation
@@ -218,50 +273,8 @@ class Correlator:
         self._closing.append(operation)
         self._schedule()
 
-    def _attribute(self, row: Row) -> None:
-        container_id = self._lineage.container_of(row)
-        if self._open or self._closing:
-            operation = self._of_goroutine(row)
-            if operation is not None:
-                self._learn(operation, row, container_id)
-            elif container_id is not None:
-                operation = self._of_container(container_id, row)
-            if operation is not None:
-                operation.add(row)
-                container_id = container_id or operation.container_id
-            elif any(operation.covers(row.time_ns) for operation in chain(self._open, self._closing)):
-                self._undecided.add(row, container_id)
-        if container_id is None and row.kind == Kind.SCHED_PROCESS_FORK:
-            binding = self._lineage.binding(row)
-            container_id = binding.container_id if binding else None
-        self._lineage.follow(row, container_id)
-
-    def _of_goroutine(self, row: Row) -> Operation | None:
-        """The operation whose request an event's goroutine of dockerd served at its time."""
-        if not row.goroutine:
-            return None
-        if not self._goroutines:
-            if row.kind not in _FUNCTIONS or self._lineage.role(row.pid) != "dockerd":
-                return None
-            around = (one for one in chain(self._open, self._closing) if one.covers(row.time_ns))
-            return next((operation for operation in around if operation.handler == row.goroutine), None)
-        for operation in chain(self._open, self._closing):
-            if operation.goroutine == row.goroutine and operation.covers(row.time_ns):
-                return operation if self._lineage.role(row.pid) == "dockerd" else None
-        return None
-
-    def _of_container(self, container_id: str, row: Row) -> Operation | None:
-        """The only operation that an event of a container can belong to."""
-        own = [operation for operation in chain(self._open, self._closing) if operation.container_id == container_id]
-        if row.kind == Kind.INOTIFY and not row.pid:  # told late, maybe just after the answer: who used the path last?
-            for operation in sorted(own, key=lambda operation: -operation.start_ns):
-                if operation.covers(row.time_ns, _READ_LATE_NS) and row.path in operation.paths:
-                    return operation
-        around = [operation for operation in own if operation.covers(row.time_ns)]
-        return around[0] if len(around) == 1 else None
-
-    def _learn(self, operation: Operation, row: Row, container_id: str | None) -> None:
-        """What an event on the request's own goroutine says of the operation's container and layer."""
+    def learn(self, operation: Operation, row: Row, container_id: str | None) -> None:
+        """Take what an event on the request's own goroutine says of its container and layer."""
         known = operation.container_id and operation.layer
         if operation.container_id is None and container_id is not None:
             self._is_about(operation, container_id)

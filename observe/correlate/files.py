@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from observe.correlate.rows import Row
+from observe.correlate.rows import Row, table_of_kinds
 from observe.model import Kind, Mark
 
 # include/uapi/linux/inotify.h
@@ -31,6 +31,8 @@ _DIRECTORIES = frozenset({Kind.MKDIR, Kind.MKDIRAT})
 _OPENS = frozenset({Kind.OPEN, Kind.OPENAT, Kind.OPENAT2, Kind.CREAT})
 _RENAMES = frozenset({Kind.RENAME, Kind.RENAMEAT, Kind.RENAMEAT2})
 _REMOVALS = frozenset({Kind.UNLINK, Kind.UNLINKAT, Kind.RMDIR})
+#: Which kinds, by number, are calls that `FileJoin.call` looks at.
+CHANGES_NAMES = table_of_kinds(_DIRECTORIES | _OPENS | _RENAMES | _REMOVALS)
 
 
 @dataclass(slots=True)

@@ -7,11 +7,18 @@ moves a goroutine to another thread or copies its stack. (What Go < 1.17 hides a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from observe.correlate.rows import Row
-from observe.model import Kind
+import numpy as np
+
+from observe.correlate.rows import Row, rows_of, table_of_kinds
+from observe.model import EventBatch, Kind
+
+#: Which kinds, by number, make and unmake frames.
+MATCHED_KINDS = table_of_kinds(
+    {Kind.FUNCTION_ENTRY, Kind.FUNCTION_RETURN, Kind.SCHED_PROCESS_EXEC, Kind.SCHED_PROCESS_EXIT}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +36,11 @@ class Frame:
     def encloses(self, other: Frame) -> bool:
         """Whether the other was called inside, on the same goroutine."""
         return (
-            (self.pid, self.goroutine) == (other.pid, other.goroutine)
+            other.end_ns <= self.end_ns
             and self.start_ns <= other.start_ns
-            and other.end_ns <= self.end_ns
             and self.depth_bytes < other.depth_bytes
+            and self.goroutine == other.goroutine
+            and self.pid == other.pid
         )
 
 
@@ -45,49 +53,52 @@ class FrameMatcher:
         self._stacks: dict[tuple[int, int], list[Row]] = {}
         self.unmatched_returns = 0
 
-    def feed(self, row: Row) -> Iterator[Frame]:
+    def feed(self, row: Row) -> list[Frame]:
         """The frames that this row closes, the innermost first."""
         if row.kind == Kind.FUNCTION_ENTRY:
-            yield from self._entry(row)
-        elif row.kind == Kind.FUNCTION_RETURN:
-            yield from self._return(row)
-        elif row.kind in (Kind.SCHED_PROCESS_EXEC, Kind.SCHED_PROCESS_EXIT):
-            for key in [key for key in self._stacks if key[0] == row.pid]:
-                yield from self._unwind(key, 0, row.time_ns)
+            return self._entry(row)
+        if row.kind == Kind.FUNCTION_RETURN:
+            return self._return(row)
+        if row.kind in (Kind.SCHED_PROCESS_EXEC, Kind.SCHED_PROCESS_EXIT):
+            keys = [key for key in self._stacks if key[0] == row.pid]
+            return [frame for key in keys for frame in self._unwind(key, 0, row.time_ns)]
+        return []
 
-    def finish(self, time_ns: int) -> Iterator[Frame]:
+    def finish(self, time_ns: int) -> list[Frame]:
         """All that is still open ends now."""
-        for key in list(self._stacks):
-            yield from self._unwind(key, 0, time_ns)
+        return [frame for key in list(self._stacks) for frame in self._unwind(key, 0, time_ns)]
 
-    def _entry(self, row: Row) -> Iterator[Frame]:
+    def _entry(self, row: Row) -> list[Frame]:
         key = (row.pid, row.goroutine)
         stack = self._stacks.setdefault(key, [])
         if stack and (stack[-1].flags, stack[-1].ret) == (row.flags, row.ret):
-            return  # the stack grew, and Go ran the function's beginning again
+            return []  # the stack grew, and Go ran the function's beginning again
         # What lies as deep or deeper was left by a panic or by Goexit.
         kept = next((n for n, entry in enumerate(stack) if not _is_outside(entry, row)), len(stack))
-        yield from self._unwind(key, kept, row.time_ns)
+        closed = self._unwind(key, kept, row.time_ns)
         self._stacks.setdefault(key, []).append(row)
+        return closed
 
-    def _return(self, row: Row) -> Iterator[Frame]:
+    def _return(self, row: Row) -> list[Frame]:
         key = (row.pid, row.goroutine)
         stack = self._stacks.get(key, ())
         for index in range(len(stack) - 1, -1, -1):
             if (stack[index].flags, stack[index].ret) == (row.flags, row.ret):
-                yield from self._unwind(key, index + 1, row.time_ns)
-                yield self._frame(self._stacks[key].pop(), row.time_ns, complete=True)
+                closed = self._unwind(key, index + 1, row.time_ns)
+                closed.append(self._frame(self._stacks[key].pop(), row.time_ns, complete=True))
                 if not self._stacks[key]:
                     del self._stacks[key]
-                return
+                return closed
         self.unmatched_returns += 1
+        return []
 
-    def _unwind(self, key: tuple[int, int], keep: int, time_ns: int) -> Iterator[Frame]:
+    def _unwind(self, key: tuple[int, int], keep: int, time_ns: int) -> list[Frame]:
         stack = self._stacks.get(key, [])
-        while len(stack) > keep:
-            yield self._frame(stack.pop(), time_ns, complete=False)
+        closed = [self._frame(entry, time_ns, complete=False) for entry in reversed(stack[keep:])]
+        del stack[keep:]
         if not stack:
             self._stacks.pop(key, None)
+        return closed
 
     def _frame(self, entry: Row, end_ns: int, *, complete: bool) -> Frame:
         name = self._names.get(entry.flags, f"function {entry.flags}")
@@ -99,9 +110,11 @@ def _is_outside(entry: Row, row: Row) -> bool:
     return entry.ret < row.ret
 
 
-def frames_of(rows: Sequence[Row], names: Mapping[int, str], end_ns: int) -> tuple[Frame, ...]:
-    """All frames of an operation's rows (in order of time), by their start; what is open at `end_ns` ends there."""
+def frames_of(events: EventBatch, names: Mapping[int, str], end_ns: int) -> tuple[Frame, ...]:
+    """All frames of an operation's events (in order of time), by their start; what is open at `end_ns` ends there."""
     matcher = FrameMatcher(names)
-    found = [frame for row in rows for frame in matcher.feed(row)]
+    found: list[Frame] = []
+    for row in rows_of(events, np.flatnonzero(MATCHED_KINDS[events.rows["kind"]])):
+        found += matcher.feed(row)
     found += matcher.finish(end_ns)
     return tuple(sorted(found, key=lambda frame: (frame.start_ns, -frame.end_ns)))

@@ -24,6 +24,19 @@ class Pieces:
         self.by_phase.setdefault(phase, []).append((start_ns, end_ns))
 
 
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What a function is in the catalogue: numbers of phases, in documented order."""
+
+    #: Those that list it.
+    phases: tuple[int, ...]
+    #: Those that its entry ends, and those that its return begins.
+    ends: tuple[int, ...]
+    begins: tuple[int, ...]
+    #: Whether it has no name of its own.
+    nameless: bool
+
+
 class FunctionRules:
     """Which phases a function belongs to, by the patterns of the catalogue."""
 
@@ -33,23 +46,36 @@ class FunctionRules:
         numbers = {phase.id: number for number, phase in enumerate(phases)}
         #: Number of each phase's parent; 0 for the operation's own.
         self.parents = tuple(numbers.get(phase.parent or "", 0) for phase in phases)
-        self._found: dict[str, tuple[int, ...]] = {}
+        self._below = tuple(
+            frozenset(n for n, inner in enumerate(phases) if inner.id.startswith(outer.id + ".")) for outer in phases
+        )
+        self._found: dict[str, Meaning] = {}
 
-    def phases_of(self, function: str) -> tuple[int, ...]:
-        """Numbers of the phases that list the function, in documented order."""
+    def meaning(self, function: str) -> Meaning:
+        """What the catalogue says of a function."""
         found = self._found.get(function)
         if found is None:
-            found = tuple(n for n, phase in enumerate(self.phases) if matches(function, phase.functions))
+            numbered = tuple(enumerate(self.phases))
+            found = Meaning(
+                phases=tuple(n for n, phase in numbered if matches(function, phase.functions)),
+                ends=tuple(n for n, phase in numbered if matches(function, phase.to_entry)),
+                begins=tuple(n for n, phase in numbered if matches(function, phase.from_return)),
+                nameless=is_nameless(function),
+            )
             self._found[function] = found
         return found
 
+    def phases_of(self, function: str) -> tuple[int, ...]:
+        """Numbers of the phases that list the function, in documented order."""
+        return self.meaning(function).phases
+
     def contains(self, outer: int, inner: int) -> bool:
         """Whether a phase lies below another one in the catalogue."""
-        return self.phases[inner].id.startswith(self.phases[outer].id + ".")
+        return inner in self._below[outer]
 
     def may_run_inside(self, phase: int, outer: int) -> bool:
         """Whether a phase's function, called inside another phase's function, is a phase of its own."""
-        return self.contains(outer, phase) or self.phases[outer].id in self.phases[phase].within
+        return phase in self._below[outer] or self.phases[outer].id in self.phases[phase].within
 
 
 def matches(function: str, patterns: Sequence[str]) -> bool:
@@ -63,10 +89,30 @@ def is_nameless(function: str) -> bool:
     return bool(dot) and last.isdigit() and outer.endswith("createSpec")
 
 
-@dataclass(frozen=True, slots=True)
 class _Taken:
-    frame: Frame
-    phase: int
+    """The frames that were given to phases so far, in order of their start."""
+
+    def __init__(self) -> None:
+        self._by_stack: dict[tuple[int, int], list[tuple[Frame, int]]] = {}
+        self._by_phase: dict[int, list[Frame]] = {}
+
+    def add(self, frame: Frame, phase: int) -> None:
+        self._by_stack.setdefault((frame.pid, frame.goroutine), []).append((frame, phase))
+        self._by_phase.setdefault(phase, []).append(frame)
+
+    def phase_around(self, frame: Frame) -> int:
+        """Phase of the innermost frame of the same goroutine around this one; 0 if there is none."""
+        around = [one for one in self._by_stack.get((frame.pid, frame.goroutine), ()) if one[0].encloses(frame)]
+        return max(around, key=lambda one: one[0].depth_bytes)[1] if around else 0
+
+    def of_phase(self, phase: int) -> Sequence[Frame]:
+        return self._by_phase.get(phase, ())
+
+    def by_other_functions(self, function: str) -> set[int]:
+        """Phases that have a frame of another function."""
+        return {
+            phase for phase, frames in self._by_phase.items() if any(frame.function != function for frame in frames)
+        }
 
 
 def pieces_of(
@@ -89,13 +135,14 @@ def pieces_of(
     a function without a name of its own (an inlined closure) goes to the next phase that has none yet.
     """
     found = Pieces()
-    taken: list[_Taken] = []
+    taken = _Taken()
     current = 0
     for frame in frames:
-        candidates = [phase for phase in rules.phases_of(frame.function) if phase]
+        meaning = rules.meaning(frame.function)
+        candidates = [phase for phase in meaning.phases if phase]
         if not candidates:
             continue
-        outer = _phase_around(frame, taken)
+        outer = taken.phase_around(frame)
         allowed = [
             phase
             for phase in candidates
@@ -104,14 +151,15 @@ def pieces_of(
             and (failed or rules.phases[phase].occurs != "on_failure")
             and (rules.phases[phase].runs_elsewhere or not elsewhere(frame))
         ]
-        phase = _choose(frame, allowed, current, taken)
+        others = taken.by_other_functions(frame.function) if meaning.nameless else None
+        phase = _choose(allowed, current, others)
         if phase is None:
             continue
         if not rules.phases[phase].several:
             if phase < current and not rules.contains(phase, current):
                 _depart(found, rules, phase)
             current = max(current, phase)
-        taken.append(_Taken(frame, phase))
+        taken.add(frame, phase)
         found.add(phase, *_clip(frame.start_ns, frame.end_ns, bounds))
     for phase, start_ns, end_ns in _bounded([frame for frame in frames if not elsewhere(frame)], rules, bounds):
         found.add(phase, *_clip(start_ns, end_ns, bounds))
@@ -124,30 +172,26 @@ def _clip(start_ns: int, end_ns: int, bounds: tuple[int, int]) -> tuple[int, int
     return start_ns, max(start_ns, min(end_ns, bounds[1]))
 
 
-def _phase_around(frame: Frame, taken: Sequence[_Taken]) -> int:
-    """Phase of the innermost frame of the same goroutine around this one; 0 if there is none."""
-    around = [one for one in taken if one.frame.encloses(frame)]
-    return max(around, key=lambda one: one.frame.depth_bytes).phase if around else 0
-
-
 def _is_in_parent(
-    phase: int, frame: Frame, taken: Sequence[_Taken], rules: FunctionRules, programs: Mapping[int, tuple[int, int]]
+    phase: int, frame: Frame, taken: _Taken, rules: FunctionRules, programs: Mapping[int, tuple[int, int]]
 ) -> bool:
     """Whether a frame lies in its phase's parent, as far as that was seen: the function may be used elsewhere too."""
     parent = rules.parents[phase]
     if not parent:
         return True
-    around = [(one.frame.start_ns, one.frame.end_ns) for one in taken if one.phase == parent]
+    around = [(one.start_ns, one.end_ns) for one in taken.of_phase(parent)]
     if not around and parent in programs:
         around = [programs[parent]]
     return not around or any(start <= frame.start_ns < end for start, end in around)
 
 
-def _choose(frame: Frame, allowed: Sequence[int], current: int, taken: Sequence[_Taken]) -> int | None:
-    """The first phase from the current one on; if there is none, the last one before."""
+def _choose(allowed: Sequence[int], current: int, others: set[int] | None) -> int | None:
+    """The first phase from the current one on; if there is none, the last one before.
+
+    `others`: the phases that other functions have, for a function without a name of its own.
+    """
     ahead = [phase for phase in allowed if phase >= current]
-    if is_nameless(frame.function):
-        others = {one.phase for one in taken if one.frame.function != frame.function}
+    if others is not None:
         return next((phase for phase in ahead if phase not in others), None)
     return next(iter([*ahead, *allowed[-1:]]), None)
 
@@ -167,17 +211,22 @@ def _bounded(frames: Sequence[Frame], rules: FunctionRules, bounds: tuple[int, i
 
     Without a function of its own such a phase is the first part of the operation, or the last.
     """
-    for number, phase in enumerate(rules.phases):
-        if phase.to_entry:
-            entry = next((frame for frame in frames if matches(frame.function, phase.to_entry)), None)
-            if entry is not None:
-                yield number, bounds[0], entry.start_ns
-        if phase.from_return:
-            ends = [frame.end_ns for frame in frames if frame.complete and matches(frame.function, phase.from_return)]
-            starts = [frame.start_ns for frame in frames if number in rules.phases_of(frame.function)]
-            if not phase.functions:
-                starts = [bounds[1]]
-            begun = [end for end in ends if any(end <= start for start in starts)]
+    entered: dict[int, int] = {}
+    returned: dict[int, list[int]] = {}
+    for frame in frames:
+        meaning = rules.meaning(frame.function)
+        for number in meaning.ends:
+            entered.setdefault(number, frame.start_ns)
+        for number in meaning.begins if frame.complete else ():
+            returned.setdefault(number, []).append(frame.end_ns)
+    for number in sorted({*entered, *returned}):
+        if number in entered:
+            yield number, bounds[0], entered[number]
+        if number in returned:
+            starts = [bounds[1]]
+            if rules.phases[number].functions:
+                starts = [frame.start_ns for frame in frames if number in rules.phases_of(frame.function)]
+            begun = [end for end in returned[number] if any(end <= start for start in starts)]
             if begun:
                 yield number, max(begun), min(start for start in starts if start >= max(begun))
 
@@ -186,6 +235,8 @@ def _join(found: Pieces, rules: FunctionRules) -> None:
     """Join neighbouring pieces of a phase unless another phase has some of the time between them."""
     every = [(start, end, phase) for phase, pieces in found.by_phase.items() for start, end in pieces]
     for phase, pieces in found.by_phase.items():
+        if len(pieces) == 1:
+            continue
         # A phase above or below it takes nothing away.
         others = [
             (start, end)

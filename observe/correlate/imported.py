@@ -6,6 +6,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import islice
 
+import numpy as np
+
+from observe.correlate.accounting import Partition, innermost
 from observe.correlate.build import Functions, phase_rows
 from observe.correlate.names import container_in
 from observe.correlate.rows import Row, rows_of
@@ -20,7 +23,8 @@ def imported_runs(batch: EventBatch, rules: Mapping[str, Rules], wall_time_ns: i
     An operation lasts as long as its phases explain the events; of the operations that explain the next event,
     the one that goes on longest without leaving the documented order is meant.
     """
-    rows = [row for row in rows_of(batch) if row.kind == Kind.INOTIFY]
+    batch = EventBatch(batch.rows[batch.rows["kind"] == Kind.INOTIFY], batch.strings)
+    rows = list(rows_of(batch))
     runs: list[Run] = []
     unmatched = at = 0
     while at < len(rows):
@@ -30,8 +34,9 @@ def imported_runs(batch: EventBatch, rules: Mapping[str, Rules], wall_time_ns: i
             unmatched += 1
             at += 1
             continue
-        runs.append(_run(name, rows[at : at + lengths[name]], rules[name], wall_time_ns))
-        at += lengths[name]
+        end = at + lengths[name]
+        runs.append(_run(name, EventBatch(batch.rows[at:end], batch.strings), rules[name], wall_time_ns))
+        at = end
     return runs, unmatched
 
 
@@ -47,9 +52,12 @@ def _explained(rows: Sequence[Row], at: int, rules: Rules) -> int:
     return length
 
 
-def _run(name: str, rows: Sequence[Row], rules: Rules, wall_time_ns: int) -> Run:
+def _run(name: str, events: EventBatch, rules: Rules, wall_time_ns: int) -> Run:
+    rows = list(rows_of(events))
     bounds = (rows[0].time_ns, rows[-1].time_ns + 1)
-    seen = walk(rows, rules, bounds, lambda _pid: "", lambda _row: True, failed=False)
+    seen = walk(events, rules, bounds, lambda _pid: "", np.ones(len(events), dtype=np.bool_), failed=False)
+    partition = Partition(rules.phases, seen.spans, bounds)
+    phases = innermost(events, partition, seen)
     container_id = next((found for row in rows if (found := container_in(row.path))), None)
     return Run(
         operation=name,
@@ -64,5 +72,5 @@ def _run(name: str, rows: Sequence[Row], rules: Rules, wall_time_ns: int) -> Run
         duration_ns=0,
         unattributed_ns=0,
         departures=tuple(seen.departures),
-        phases=phase_rows(rules, seen, rows, bounds, Functions()),
+        phases=phase_rows(rules, seen, events, partition, innermost_phases=phases, functions=Functions()),
     )

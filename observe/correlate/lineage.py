@@ -14,7 +14,8 @@ from observe.correlate.rows import Row
 from observe.model import Kind, Mark
 
 _FUNCTIONS = frozenset({Kind.FUNCTION_ENTRY, Kind.FUNCTION_RETURN})
-_ENGINE_ROLES = ("dockerd", "containerd")
+#: Roles of processes that serve many containers, so that only their goroutines belong to one.
+ENGINE_ROLES = ("dockerd", "containerd")
 #: Goroutines of dockerd whose containers are remembered, and how many of the latest of each.
 _GOROUTINES = 2_000
 _BINDINGS = 256
@@ -37,7 +38,7 @@ class Lineage:
     def __init__(self, identities: Identities, *, goroutines: bool) -> None:
         """No process is known. `goroutines`: whether the g register of dockerd tells its goroutine."""
         self._identities = identities
-        self._goroutines = goroutines
+        self.goroutines = goroutines
         self._roles: dict[int, str] = {}
         self._containers: dict[int, str] = {}
         self._ended: OrderedDict[int, str] = OrderedDict()
@@ -47,7 +48,7 @@ class Lineage:
         """Take a process note: pid, role, argv of a process that lived before the recording."""
         self._roles[data["pid"]] = data["role"]
         container_id = container_in("\0".join(data.get("argv", ())))
-        if container_id and data["role"] not in _ENGINE_ROLES:
+        if container_id and data["role"] not in ENGINE_ROLES:
             self._containers[data["pid"]] = container_id
 
     def role(self, pid: int) -> str:
@@ -56,7 +57,15 @@ class Lineage:
 
     def is_engine(self, pid: int) -> bool:
         """Whether the process serves many containers, so that only its goroutines belong to one."""
-        return self._roles.get(pid) in _ENGINE_ROLES
+        return self._roles.get(pid) in ENGINE_ROLES
+
+    def role_is_known(self, pid: int) -> bool:
+        """Whether somebody has told what a process is."""
+        return pid in self._roles
+
+    def container(self, pid: int) -> str | None:
+        """Container that a process works for, as far as it is known."""
+        return self._containers.get(pid)
 
     def container_of(self, row: Row) -> str | None:
         """Id of the container that an event belongs to by what it says itself, or by its process."""
@@ -64,8 +73,8 @@ class Lineage:
             return self._named(row)
         if self.is_engine(row.pid):
             container_id = self._named(row)
-            if container_id and row.goroutine and self._goroutines:
-                self._bind((row.pid, row.goroutine), Binding(row.time_ns, container_id))
+            if container_id:
+                self.bind(row.pid, row.goroutine, row.time_ns, container_id)
             return container_id
         container_id = self._containers.get(row.pid)
         if container_id is None:
@@ -95,10 +104,14 @@ class Lineage:
                     return container_id
         return None
 
-    def _bind(self, goroutine: tuple[int, int], binding: Binding) -> None:
-        history = self._bindings.setdefault(goroutine, [])
-        self._bindings.move_to_end(goroutine)
-        history.append(binding)
+    def bind(self, pid: int, goroutine: int, time_ns: int, container_id: str) -> None:
+        """A goroutine of a daemon did something for a container."""
+        if not goroutine or not self.goroutines:
+            return
+        key = (pid, goroutine)
+        history = self._bindings.setdefault(key, [])
+        self._bindings.move_to_end(key)
+        history.append(Binding(time_ns, container_id))
         if len(history) > _BINDINGS:
             del history[: _BINDINGS // 2]
         if len(self._bindings) > _GOROUTINES:
@@ -124,16 +137,22 @@ class Lineage:
     def _of_process(self, pid: int) -> str | None:
         return self._containers.get(pid) or self._ended.get(pid)
 
-    def follow(self, row: Row, container_id: str | None) -> None:
-        """Keep track of births and deaths; `container_id`: what the event was attributed to."""
+    def follow(self, row: Row, container_id: str | None) -> int | None:
+        """Keep track of births and deaths: the process that is another one, or none, from here on.
+
+        `container_id`: what the event was attributed to.
+        """
         if row.kind == Kind.SCHED_PROCESS_FORK:
             self._forget(row.ret)  # the number may have been another's before
             if container_id:
                 self._containers[row.ret] = container_id
-        elif row.kind == Kind.SCHED_PROCESS_EXIT and row.pid == row.tid:
+            return row.ret
+        ends = row.kind == Kind.SCHED_PROCESS_EXIT and row.pid == row.tid
+        # From its entrypoint on it is the container's own affair: its exit will not be told.
+        if ends or (row.kind in _EXECS and row.marks & _ENTRYPOINT and not row.ret):
             self._end(row.pid)
-        elif row.kind in _EXECS and row.marks & _ENTRYPOINT and not row.ret:
-            self._end(row.pid)  # from here on it is the container's own affair: its exit will not be told
+            return row.pid
+        return None
 
     def _end(self, pid: int) -> None:
         # A daemon that ends keeps its role: what it did is still looked at.

@@ -7,14 +7,18 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, unquote
 
+import numpy as np
+import numpy.typing as npt
+
 from observe.correlate.rows import Row
+from observe.model import EVENT_DTYPE, STRING_COLUMNS, EventBatch
 
 _TARGET = re.compile(r"^(?:/v[\d.]+)?/containers/(?:(?P<create>create)|(?P<reference>.+)/start)$")
 
 
 @dataclass(slots=True, eq=False)
 class Operation:
-    """Open until `end_ns` is set; rows are in stream order. Without a `status` no answer was seen."""
+    """Open until `end_ns` is set. Without a `status` no answer was seen."""
 
     name: str
     start_ns: int
@@ -29,14 +33,53 @@ class Operation:
     layer: str | None = None
     end_ns: int | None = None
     status: int | None = None
-    rows: list[Row] = field(default_factory=list)
-    #: What its events named so far.
-    paths: set[str] = field(default_factory=set)
+    #: Its events: places in batches, and the number of each batch's first event in the stream.
+    _parts: list[tuple[EventBatch, npt.NDArray[np.intp], int]] = field(default_factory=list)
+    #: Which event of the stream named a path first, as far as somebody has asked.
+    _first_use: dict[str, int] = field(default_factory=dict)
+    _asked: int = 0
 
-    def add(self, row: Row) -> None:
-        """Take an event that belongs to it."""
-        self.rows.append(row)
-        self.paths.add(row.path)
+    def take(self, batch: EventBatch, places: npt.NDArray[np.intp], first: int) -> None:
+        """Take events that belong to it: those at `places` of a batch.
+
+        `first`: number of the batch's first event in the stream.
+        """
+        if len(places):
+            self._parts.append((batch, places, first))
+
+    def events(self) -> EventBatch:
+        """What it was given."""
+        by_batch: dict[int, list[npt.NDArray[np.intp]]] = {}
+        for _, places, first in self._parts:
+            by_batch.setdefault(first, []).append(places)
+        batches = {first: batch for batch, _, first in self._parts}
+        rows, strings = [np.empty(0, dtype=EVENT_DTYPE)], [""]
+        for first, parts in by_batch.items():
+            own = batches[first].rows[np.concatenate(parts)]
+            for name in STRING_COLUMNS:
+                own[name] += len(strings)
+            rows.append(own)
+            strings += batches[first].strings
+        return EventBatch(np.concatenate(rows), tuple(strings))
+
+    def has_used(self, path: str, before: int) -> bool:
+        """Whether one of its events named a path before event number `before` of the stream."""
+        for batch, places, first in self._parts[self._asked :]:
+            for place, index in zip(places.tolist(), batch.rows["path"][places].tolist(), strict=True):
+                text = batch.strings[index]
+                self._first_use[text] = min(first + place, self._first_use.get(text, first + place))
+        self._asked = len(self._parts)
+        return self._first_use.get(path, before) < before
+
+    @property
+    def knows_itself(self) -> bool:
+        """Whether its events need not be asked any more for its container, and a new container's layer."""
+        return self.container_id is not None and (self.layer is not None or self.name != "create")
+
+    def cover(self, times_ns: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Whether each moment lies inside."""
+        inside = times_ns >= self.start_ns
+        return inside if self.end_ns is None else inside & (times_ns < self.end_ns)
 
     def covers(self, time_ns: int, late_ns: int = 0) -> bool:
         """Whether a moment lies inside, or not more than `late_ns` after the end."""

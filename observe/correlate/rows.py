@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One event as the correlator handles it: a plain tuple with the strings in place, in stream order."""
+"""Events as the correlator handles them: as columns, and one that is looked at as a plain tuple with its strings."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from observe.model import STRING_COLUMNS, Event, EventBatch, Kind, Mark
 
@@ -42,11 +45,57 @@ class Row(NamedTuple):
         return self.kind < Kind.SCHED_PROCESS_FORK
 
 
-def rows_of(batch: EventBatch) -> Iterator[Row]:
-    """The events of a batch as rows."""
+def rows_of(batch: EventBatch, which: npt.NDArray[np.intp] | None = None) -> Iterator[Row]:
+    """The events of a batch as rows; `which`: only those at these places."""
     strings = batch.strings
+    rows = batch.rows if which is None else batch.rows[which]
     columns = []
     for name in Row._fields:
-        values = batch.rows[name].tolist()
+        values = rows[name].tolist()
         columns.append([strings[index] for index in values] if name in STRING_COLUMNS else values)
     return map(Row._make, zip(*columns, strict=True))
+
+
+def in_time_order(batch: EventBatch) -> EventBatch:
+    """The same events by time; of the same moment, in the order of their other columns."""
+    times_ns, durations_ns = batch.rows["time_ns"], batch.rows["duration_ns"]
+    order = np.lexsort((durations_ns, times_ns))
+    same = (np.diff(times_ns[order]) == 0) & (np.diff(durations_ns[order]) == 0)
+    if same.any():
+        tied = np.flatnonzero(np.append(same, False) | np.append(False, same))
+        places = order[tied]
+        rows = list(rows_of(batch, places))
+        order[tied] = places[sorted(range(len(rows)), key=rows.__getitem__)]
+    return EventBatch(batch.rows[order], batch.strings)
+
+
+def row_at(batch: EventBatch, place: int) -> Row:
+    """One event of a batch."""
+    values, strings = batch.rows[place].item(), batch.strings
+    comm, path, path2, detail = values[8:12]
+    return Row._make((*values[:8], strings[comm], strings[path], strings[path2], strings[detail], *values[12:]))
+
+
+def table_of_kinds(kinds: Collection[Kind]) -> npt.NDArray[np.bool_]:
+    """A table to look columns of kinds up in: whether each number is one of `kinds`."""
+    table = np.zeros(1 << 16, dtype=np.bool_)
+    table[list(kinds)] = True
+    return table
+
+
+def with_rows(batch: EventBatch, changed: Mapping[int, Row]) -> EventBatch:
+    """The batch with other rows at some places."""
+    if not changed:
+        return batch
+    rows, strings = batch.rows.copy(), list(batch.strings)
+    index = {"": 0}
+    for place, row in changed.items():
+        values: list[Any] = list(row)
+        for column in range(8, 12):
+            text = values[column]
+            if text not in index:
+                index[text] = len(strings)
+                strings.append(text)
+            values[column] = index[text]
+        rows[place] = tuple(values)
+    return EventBatch(rows, tuple(strings))

@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from observe.correlate.functions import is_nameless
-from observe.correlate.rows import Row
+import numpy as np
+import numpy.typing as npt
+
+from observe.correlate.processes import Processes
+from observe.correlate.rows import rows_of
 from observe.correlate.rules import ProgramRule, Rules
-from observe.model import Departure, DepartureKind, Kind, Mark
+from observe.model import Departure, DepartureKind, EventBatch, Kind, Mark
 
 
 @dataclass(slots=True)
@@ -34,7 +37,9 @@ class PhaseSpan:
     @property
     def duration_ns(self) -> int:
         """How long its intervals are together."""
-        return sum(end - start for start, end in self.intervals)
+        if not self.pieces:
+            return self.end_ns - self.start_ns
+        return sum(end - start for start, end in self.pieces)
 
     def cover(self, start_ns: int, end_ns: int) -> None:
         """Grow."""
@@ -52,14 +57,6 @@ class Walk:
     paths: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
 
 
-class _Witness(NamedTuple):
-    """An event, the role of its process, and whether the goroutine that serves the request made it (None: unknown)."""
-
-    row: Row
-    role: str
-    on_request: bool | None
-
-
 @dataclass(frozen=True, slots=True)
 class _Program:
     phase: int
@@ -70,60 +67,91 @@ class _Program:
 
 
 def walk(
-    rows: Sequence[Row],
+    events: EventBatch,
     rules: Rules,
     bounds: tuple[int, int],
     role: Callable[[int], str],
-    on_request: Callable[[Row], bool | None],
+    on_request: npt.NDArray[np.bool_] | None,
     *,
     failed: bool,
+    names: Iterable[str] = (),
 ) -> Walk:
     """Find the phases of an operation.
 
-    `rows`: its events in order of time; `bounds`: its start and end; `role`: of a process; `on_request`: whether
-    an event of dockerd was made by the goroutine that serves the request, None if nobody knows; `failed`: whether
-    phases that occur on failure only count.
+    `events`: its own in order of time; `bounds`: its start and end; `role`: of a process; `on_request`: whether
+    each event was made by the goroutine that serves the request (what that means of dockerd's), None if nobody knows;
+    `failed`: whether phases that occur on failure only count; `names`: of its container, that differ from others'.
 
     A phase begins when its evidence does, and the documented order decides between phases that share evidence:
     an event belongs to the first phase from the current one on that it speaks for.
     """
-    witnesses = [_Witness(row, role(row.pid), on_request(row)) for row in rows]
-    programs = deque(sorted(_programs(rows, rules, bounds), key=lambda program: program.start_ns))
-    found = _walk_in_order(witnesses, programs, rules, bounds, failed=failed)
-    _cut_to_last_event(rows, rules, found)
-    for one in witnesses:
-        candidates = rules.weak_candidates(one.row, one.role, one.on_request is not False)
-        for phase in _possible(candidates, rules, failed=failed):
-            _cover_weakly(found, phase, one.row, rules, bounds)
+    names = tuple(names)
+    programs = deque(sorted(_programs(events, rules, bounds, names), key=lambda program: program.start_ns))
+    found = _walk_in_order(_witnesses(events, rules, role, on_request, names), programs, rules, bounds, failed=failed)
+    _cut_to_last_event(events, rules, found)
+    _cover_weakly(events, rules, bounds, role, on_request, found=found, failed=failed)
     _cover_children(rules, found)
     return found
 
 
+class _Witness(NamedTuple):
+    """An event that speaks for phases: for which on the request's goroutine, and for which on any other."""
+
+    time_ns: int
+    end_ns: int
+    path: str
+    on_request: tuple[int, ...]
+    on_others: tuple[int, ...]
+
+
+def _witnesses(
+    events: EventBatch,
+    rules: Rules,
+    role: Callable[[int], str],
+    on_request: npt.NDArray[np.bool_] | None,
+    names: tuple[str, ...],
+) -> Iterator[_Witness]:
+    """The events that speak for phases by their paths, as they come."""
+    used, paths = np.unique(events.rows["path"], return_inverse=True)
+    texts = [events.strings[index] for index in used.tolist()]
+    known = [rules.path(text, names) for text in texts]
+    speaking = np.flatnonzero(np.array([path.speaks for path in known], dtype=np.bool_)[paths])
+    rows = events.rows[speaking]
+    theirs = [None] * len(rows) if on_request is None else on_request[speaking].tolist()
+    columns = (rows[name].tolist() for name in ("time_ns", "duration_ns", "kind", "flags", "pid"))
+    numbers = paths[speaking].tolist()
+    for number, is_on_request, time_ns, duration_ns, kind, flags, pid in zip(numbers, theirs, *columns, strict=True):
+        path = known[number]
+        own = role(pid) if pid or kind != Kind.INOTIFY else None
+        yes = path.candidates(kind, flags, own, True) if is_on_request is not False else ()
+        no = path.candidates(kind, flags, own, False) if not is_on_request else ()
+        if yes or no:
+            yield _Witness(time_ns, time_ns + duration_ns, texts[number], yes, no)
+
+
 def _walk_in_order(
-    witnesses: Sequence[_Witness], waiting: deque[_Program], rules: Rules, bounds: tuple[int, int], *, failed: bool
+    witnesses: Iterable[_Witness], waiting: deque[_Program], rules: Rules, bounds: tuple[int, int], *, failed: bool
 ) -> Walk:
     """Programs and calls on paths, as they come."""
     found = Walk()
     of_programs = {rule.phase for rule in rules.programs}
     current = 0
     for one in witnesses:
-        row = one.row
-        while waiting and waiting[0].start_ns <= row.time_ns:
+        while waiting and waiting[0].start_ns <= one.time_ns:
             current = _enter_program(waiting.popleft(), current, rules, found)
-        candidates = rules.candidates(row, one.role, True) if one.on_request is not False else []
-        if not one.on_request:  # what others do for a program proves it only while it runs
-            others = rules.candidates(row, one.role, False)
-            begun = [phase for phase in others if phase not in of_programs or phase in found.spans]
+        candidates: Sequence[int] = one.on_request
+        if one.on_others:  # what others do for a program proves it only while it runs
+            begun = [phase for phase in one.on_others if phase not in of_programs or phase in found.spans]
             candidates = sorted({*candidates, *begun})
-        chosen = _choose(_possible(candidates, rules, failed=failed), current)
+        chosen = _choose(candidates if failed else rules.unless_failed(candidates), current)
         if chosen is None:
             continue
-        if chosen < current and not _contains(rules, chosen, current):
+        if chosen < current and not rules.contains(chosen, current):
             _depart(chosen, rules, found)
             continue
         current = max(current, chosen)
-        _cover(found, chosen, max(row.time_ns, bounds[0]), min(row.end_ns, bounds[1]))
-        found.paths.setdefault(row.path, []).append((row.time_ns, chosen))
+        _cover(found, chosen, max(one.time_ns, bounds[0]), min(one.end_ns, bounds[1]))
+        found.paths.setdefault(one.path, []).append((one.time_ns, chosen))
     for program in waiting:
         current = _enter_program(program, current, rules, found)
     return found
@@ -134,8 +162,8 @@ def missing(rules: Rules, found: Walk, functions: Iterable[str] = ()) -> list[De
 
     A function without a name of its own proves nothing: it may be another phase's.
     """
-    named = [function for function in functions if not is_nameless(function)]
-    probed = {number for function in named for number in rules.functions.phases_of(function)}
+    meanings = map(rules.functions.meaning, functions)
+    probed = {number for meaning in meanings if not meaning.nameless for number in meaning.phases}
     return [
         Departure(DepartureKind.MISSING, phase.id, f"{phase.id} was not seen")
         for number, phase in enumerate(rules.phases)
@@ -143,20 +171,11 @@ def missing(rules: Rules, found: Walk, functions: Iterable[str] = ()) -> list[De
     ]
 
 
-def _possible(candidates: list[int], rules: Rules, *, failed: bool) -> list[int]:
-    """Without the phases that only a failed operation has, if it did not fail."""
-    return [phase for phase in candidates if failed or rules.phases[phase].occurs != "on_failure"]
-
-
-def _choose(candidates: list[int], current: int) -> int | None:
+def _choose(candidates: Sequence[int], current: int) -> int | None:
     """The first phase from the current one on; if there is none, the last one before."""
     if not candidates:
         return None
     return next((phase for phase in candidates if phase >= current), candidates[-1])
-
-
-def _contains(rules: Rules, outer: int, inner: int) -> bool:
-    return rules.phases[inner].id.startswith(rules.phases[outer].id + ".")
 
 
 def _cover(found: Walk, phase: int, start_ns: int, end_ns: int) -> None:
@@ -168,13 +187,42 @@ def _cover(found: Walk, phase: int, start_ns: int, end_ns: int) -> None:
         span.cover(start_ns, end_ns)
 
 
-def _cover_weakly(found: Walk, phase: int, row: Row, rules: Rules, bounds: tuple[int, int]) -> None:
-    """Count an event for a phase if it lies between the phases before and after, as far as those were seen."""
-    others = {number: span for number, span in found.spans.items() if not _contains(rules, number, phase)}
-    earliest = max((span.end_ns for number, span in others.items() if number < phase), default=bounds[0])
-    latest = min((span.start_ns for number, span in others.items() if number > phase), default=bounds[1])
-    if earliest <= row.time_ns and row.end_ns <= latest:
-        _cover(found, phase, row.time_ns, row.end_ns)
+def _cover_weakly(
+    events: EventBatch,
+    rules: Rules,
+    bounds: tuple[int, int],
+    role: Callable[[int], str],
+    on_request: npt.NDArray[np.bool_] | None,
+    *,
+    found: Walk,
+    failed: bool,
+) -> None:
+    """Count a call without a path for a phase if it lies between the phases before and after, as far as those are seen.
+
+    A failed operation's own phases, if it did not fail, are not among them.
+    """
+    weak = np.flatnonzero(rules.weak_kinds[events.rows["kind"]])
+    rooms: dict[int, tuple[int, int]] = {}
+    for place, row in zip(weak.tolist(), rows_of(events, weak), strict=True):
+        is_on_request = on_request is None or bool(on_request[place])
+        candidates = rules.weak_candidates(row, role(row.pid), is_on_request)
+        for phase in candidates if failed else rules.unless_failed(candidates):
+            if phase not in rooms:
+                rooms[phase] = _room(phase, rules, bounds, found)
+            earliest, latest = rooms[phase]
+            if earliest <= row.time_ns and row.end_ns <= latest:
+                _cover(found, phase, row.time_ns, row.end_ns)
+                rooms = {phase: (earliest, latest)}  # the others' may have become smaller
+
+
+def _room(phase: int, rules: Rules, bounds: tuple[int, int], found: Walk) -> tuple[int, int]:
+    """From the end of the phases before to the start of those after; those that contain it are neither."""
+    earliest, latest = bounds
+    before = [
+        span.end_ns for number, span in found.spans.items() if number < phase and not rules.contains(number, phase)
+    ]
+    after = [span.start_ns for number, span in found.spans.items() if number > phase]
+    return max(before, default=earliest), min(after, default=latest)
 
 
 def _depart(phase: int, rules: Rules, found: Walk) -> None:
@@ -187,15 +235,16 @@ def _depart(phase: int, rules: Rules, found: Walk) -> None:
         found.departures.append(departure)
 
 
-def _programs(rows: Sequence[Row], rules: Rules, bounds: tuple[int, int]) -> list[_Program]:
-    parents = {row.ret: row.pid for row in rows if row.kind == Kind.SCHED_PROCESS_FORK}
-    births = {row.ret: row.time_ns for row in rows if row.kind == Kind.SCHED_PROCESS_FORK}
-    deaths = {row.pid: row.time_ns for row in rows if row.kind == Kind.SCHED_PROCESS_EXIT}
+def _programs(events: EventBatch, rules: Rules, bounds: tuple[int, int], names: tuple[str, ...]) -> list[_Program]:
+    kinds = events.rows["kind"]
+    parents, births, deaths = {}, {}, {}
+    for row in rows_of(events, np.flatnonzero(kinds == Kind.SCHED_PROCESS_FORK)):
+        parents[row.ret], births[row.ret] = row.pid, row.time_ns
+    for row in rows_of(events, np.flatnonzero(kinds == Kind.SCHED_PROCESS_EXIT)):
+        deaths[row.pid] = row.time_ns
     programs: list[_Program] = []
-    for row in rows:
-        if row.kind != Kind.SCHED_PROCESS_EXEC or row.marks & Mark.ENTRYPOINT:
-            continue
-        rule = next((rule for rule in rules.programs if rule.matches(row)), None)
+    for row in rows_of(events, np.flatnonzero(kinds == Kind.SCHED_PROCESS_EXEC)):
+        rule = None if row.marks & Mark.ENTRYPOINT else rules.program(row.path, row.detail, names)
         if rule is None or any(p.phase == rule.phase and row.pid in p.processes for p in programs):
             continue  # no phase, or a wrapper's child: the wrapper's span covers it
         programs.append(
@@ -223,7 +272,7 @@ def _enter_program(program: _Program, current: int, rules: Rules, found: Walk) -
     phase = program.phase
     span = found.spans.get(phase)
     again = span is not None and bool(span.processes)
-    late = phase < current and span is None and not _contains(rules, phase, current)
+    late = phase < current and span is None and not rules.contains(phase, current)
     if (again or late) and not program.many:
         _depart(phase, rules, found)
     if span is None:
@@ -234,26 +283,26 @@ def _enter_program(program: _Program, current: int, rules: Rules, found: Walk) -
     return max(current, phase)
 
 
-def _cut_to_last_event(rows: Sequence[Row], rules: Rules, found: Walk) -> None:
+def _cut_to_last_event(events: EventBatch, rules: Rules, found: Walk) -> None:
     for rule in rules.programs:
         span = found.spans.get(rule.phase)
         if span is None or rule.evidence.until != "last_event":
             continue
         limit = _parent_end(rule, rules, found)
-        ends = [row.end_ns for row in rows if row.pid in span.processes and span.start_ns <= row.time_ns < limit]
-        span.end_ns = min(max(ends, default=span.start_ns), limit)
+        own = events.rows[Processes(events.rows["pid"]).are_in(span.processes)]
+        own = own[(own["time_ns"] >= span.start_ns) & (own["time_ns"] < limit)]
+        last = int((own["time_ns"] + own["duration_ns"]).max()) if len(own) else span.start_ns
+        span.end_ns = min(last, limit)
 
 
 def _parent_end(rule: ProgramRule, rules: Rules, found: Walk) -> int:
-    parent = rules.phases[rule.phase].parent
-    number = next(number for number, phase in enumerate(rules.phases) if phase.id == parent)
+    number = rules.functions.parents[rule.phase]
     return found.spans[number].end_ns if number in found.spans else found.spans[rule.phase].end_ns
 
 
 def _cover_children(rules: Rules, found: Walk) -> None:
-    numbers = {phase.id: number for number, phase in enumerate(rules.phases)}
     for number in sorted(found.spans, key=lambda n: -rules.phases[n].depth):
-        parent = rules.phases[number].parent
-        if parent is not None and numbers[parent]:
+        parent = rules.functions.parents[number]
+        if parent:
             span = found.spans[number]
-            _cover(found, numbers[parent], span.start_ns, span.end_ns)
+            _cover(found, parent, span.start_ns, span.end_ns)

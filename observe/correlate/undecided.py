@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
 
 from observe.correlate.identity import Identities
 from observe.correlate.lineage import Lineage
 from observe.correlate.names import layer_in
 from observe.correlate.operation import Operation
-from observe.correlate.rows import Row
-from observe.model import Kind
+from observe.correlate.rows import Row, rows_of
+from observe.model import EventBatch, Kind
 
 #: How long a goroutine that worked for a container is taken to do so still (waits for a child are that long).
 _BOUND_NS = 2_000_000_000
@@ -34,6 +37,10 @@ class _Event:
 
     row: Row
     container_id: str | None
+    #: Where it is: batch, place in it, number of the batch's first event in the stream.
+    batch: EventBatch
+    place: int
+    first: int
     contested: bool = False
     foreign: bool = False
 
@@ -61,13 +68,19 @@ class Undecided:
         """Number of events that wait."""
         return len(self._events)
 
-    def add(self, row: Row, container_id: str | None) -> None:
-        """Take an event that happened during an operation."""
-        insort(self._events, _Event(row, container_id), key=_time_ns)
-        if container_id:
-            last_ns, last = self._work[-1] if self._work else (0, "")
-            if last != container_id or not last_ns <= row.time_ns < last_ns + _GRAIN_NS:
-                insort(self._work, (row.time_ns, container_id))
+    def add(
+        self, batch: EventBatch, places: npt.NDArray[np.intp], container_ids: Sequence[str | None], first: int
+    ) -> None:
+        """Take events that happened during an operation: those at `places` of a batch.
+
+        `container_ids`: of each by what it says itself; `first`: number of the batch's first event in the stream.
+        """
+        for row, container_id, place in zip(rows_of(batch, places), container_ids, places.tolist(), strict=True):
+            insort(self._events, _Event(row, container_id, batch, place, first), key=_time_ns)
+            if container_id:
+                last_ns, last = self._work[-1] if self._work else (0, "")
+                if last != container_id or not last_ns <= row.time_ns < last_ns + _GRAIN_NS:
+                    insort(self._work, (row.time_ns, container_id))
 
     def made_during(self, operation: Operation) -> set[str]:
         """Containers whose folder was made meanwhile."""
@@ -88,7 +101,7 @@ class Undecided:
         later = [operation for operation in pending if operation not in ready]
         first = self._index(min((operation.start_ns for operation in ready), default=0))
         last = self._index(max((_NEVER_NS if op.end_ns is None else op.end_ns for op in ready), default=0))
-        given = set()
+        given: dict[int, tuple[Operation, _Event]] = {}
         for index in range(first, last):
             one = self._events[index]
             if one.contested or one.foreign:  # it stays so
@@ -96,9 +109,9 @@ class Undecided:
             around = [operation for operation in pending if operation.covers(one.row.time_ns)]
             owner = self._owner(one, around) if any(operation in ready for operation in around) else None
             if owner is not None and owner in ready:
-                owner.add(one.row)
-                given.add(index)
+                given[index] = (owner, one)
         if given:
+            _hand_over(given.values())
             self._events = [one for index, one in enumerate(self._events) if index not in given]
         earliest_ns = min((operation.start_ns for operation in later), default=_NEVER_NS)
         gone = self._index(earliest_ns)
@@ -153,6 +166,15 @@ class Undecided:
         first = bisect_left(self._work, (time_ns - _NEAR_NS, ""))
         last = bisect_left(self._work, (time_ns + _NEAR_NS + 1, ""))
         return any(container_id != operation.container_id for _, container_id in self._work[first:last])
+
+
+def _hand_over(given: Iterable[tuple[Operation, _Event]]) -> None:
+    """Give operations their events, those of a batch together."""
+    together: dict[tuple[Operation, int], list[_Event]] = {}
+    for owner, one in given:
+        together.setdefault((owner, one.first), []).append(one)
+    for (owner, first), events in together.items():
+        owner.take(events[0].batch, np.array([one.place for one in events], dtype=np.intp), first)
 
 
 def _may_be_about_any(operation: Operation) -> bool:

@@ -13,18 +13,19 @@ from streams import (
     IN_MODIFY,
     MS,
     NO_MARK,
+    batch_of,
     container_id,
     correlate,
     create,
     header,
     identity,
     recorded,
+    spans_of,
     start,
     stream,
 )
 
-from observe.correlate.accounting import Counts, Partition, count_events
-from observe.correlate.build import Functions, phase_rows
+from observe.correlate.accounting import Counts, Partition, count_events, innermost
 from observe.correlate.rows import Row, rows_of
 from observe.correlate.rules import Rules
 from observe.correlate.spans import PhaseSpan, Walk
@@ -63,7 +64,7 @@ def operations(draw):
 @given(operations())
 def test_the_time_of_all_phases_together_is_the_operations(operation):
     bounds, spans, rows = operation
-    out = phase_rows(START, Walk(spans=spans), rows, bounds, Functions())
+    out = spans_of(START, Walk(spans=spans), batch_of(rows), bounds)
     assert sum(span.self_ns or 0 for span in out) == bounds[1] - bounds[0]
     assert all((span.self_ns or 0) >= 0 for span in out)
 
@@ -71,7 +72,7 @@ def test_the_time_of_all_phases_together_is_the_operations(operation):
 @given(operations())
 def test_every_event_is_counted_in_exactly_one_phase(operation):
     bounds, spans, rows = operation
-    out = phase_rows(START, Walk(spans=spans, paths={"/a": [(0, MOUNT)]}), rows, bounds, Functions())
+    out = spans_of(START, Walk(spans=spans, paths={"/a": [(0, MOUNT)]}), batch_of(rows), bounds)
     assert sum(span.syscalls for span in out) == sum(each.is_syscall for each in rows)
     told = [each for each in rows if each.kind == Kind.INOTIFY and not each.marks & Mark.INVENTED]
     assert sum(span.file_events for span in out) == len(told)
@@ -96,7 +97,7 @@ def test_what_is_in_no_phase_is_the_operations_own(operation):
 @given(operations())
 def test_a_phase_that_was_not_seen_has_no_times_and_one_that_was_has_all(operation):
     bounds, spans, rows = operation
-    for number, span in enumerate(phase_rows(START, Walk(spans=spans), rows, bounds, Functions())):
+    for number, span in enumerate(spans_of(START, Walk(spans=spans), batch_of(rows), bounds)):
         times = (span.start_ns, span.duration_ns, span.self_ns)
         if number in spans or number == 0:
             assert None not in times
@@ -122,9 +123,8 @@ def test_of_phases_that_overlap_the_deeper_counts_and_of_equals_the_later():
 def test_an_event_of_a_program_is_the_programs_whatever_goes_on_beside_it():
     spans = {NETWORK: PhaseSpan(0, 50, frozenset({7})), SPEC_MOUNTS: PhaseSpan(10, 20)}
     partition = Partition(START.phases, spans, (0, 100))
-    assert partition.phase_of(row(Kind.MOUNT, 15, pid=7)) == NETWORK
-    assert partition.phase_of(row(Kind.MOUNT, 15, pid=8)) == SPEC_MOUNTS
-    assert partition.phase_of(row(Kind.MOUNT, 60, pid=7)) == 0  # the program is over
+    rows = [row(Kind.MOUNT, 15, pid=7), row(Kind.MOUNT, 15, pid=8), row(Kind.MOUNT, 60, pid=7)]
+    assert partition.phases_of(batch_of(rows)).tolist() == [NETWORK, SPEC_MOUNTS, 0]  # the program is over
 
 
 def test_a_moment_outside_counts_for_the_nearest_piece():
@@ -133,7 +133,7 @@ def test_a_moment_outside_counts_for_the_nearest_piece():
 
 
 def test_an_operation_without_duration_has_its_row_all_the_same():
-    out = phase_rows(START, Walk(), [row(Kind.MOUNT, 5)], (5, 5), Functions())
+    out = spans_of(START, Walk(), batch_of([row(Kind.MOUNT, 5)]), (5, 5))
     assert (out[0].start_ns, out[0].duration_ns, out[0].self_ns, out[0].syscalls) == (5, 0, 0, 1)
 
 
@@ -151,13 +151,15 @@ def test_a_file_event_without_its_call_belongs_to_the_phase_that_named_the_path(
     spans = {MOUNT: PhaseSpan(10, 20), NETWORK: PhaseSpan(30, 40), SPEC: PhaseSpan(90, 100)}
     found = Walk(spans=spans, paths={"/a": [(12, MOUNT), (32, NETWORK)]})
     event = row(Kind.INOTIFY, at_ns, pid, path)
-    counts = count_events([event], Partition(START.phases, spans, (0, 100)), found)
+    events = batch_of([event])
+    counts = count_events(events, innermost(events, Partition(START.phases, spans, (0, 100)), found))
     assert (counts.syscalls, counts.file_events) == ({}, {phase: 1})
 
 
 def test_invented_events_and_the_schedulers_are_not_counted():
     rows = [row(Kind.INOTIFY, 5, marks=Mark.INVENTED), row(Kind.SCHED_PROCESS_FORK, 5), row(Kind.API_REQUEST, 5)]
-    assert count_events(rows, Partition(START.phases, {}, (0, 10)), Walk()) == Counts()
+    events = batch_of(rows)
+    assert count_events(events, innermost(events, Partition(START.phases, {}, (0, 10)), Walk())) == Counts()
 
 
 # --- of whole runs ----------------------------------------------------------------------------------------------------

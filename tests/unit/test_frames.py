@@ -9,6 +9,7 @@ from itertools import combinations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from streams import batch_of
 
 from observe.correlate.frames import Frame, FrameMatcher, frames_of
 from observe.correlate.rows import Row, rows_of
@@ -35,11 +36,11 @@ def leave(*values: int, **others: int) -> Row:
 
 
 def found(*rows: Row) -> list[tuple[str, int, int, bool]]:
-    return [(f.function, f.start_ns, f.end_ns, f.complete) for f in frames_of(rows, NAMES, END_NS)]
+    return [(f.function, f.start_ns, f.end_ns, f.complete) for f in frames_of(batch_of(rows), NAMES, END_NS)]
 
 
 def test_an_entry_and_its_return_are_a_frame():
-    assert frames_of([enter(5, OUTER, 64), leave(9, OUTER, 64)], NAMES, END_NS) == (
+    assert frames_of(batch_of([enter(5, OUTER, 64), leave(9, OUTER, 64)]), NAMES, END_NS) == (
         Frame("outer", P, G, depth_bytes=64, start_ns=5, end_ns=9, complete=True),
     )
 
@@ -47,7 +48,7 @@ def test_an_entry_and_its_return_are_a_frame():
 def test_calls_inside_calls_are_a_tree_and_come_by_their_start():
     rows = [enter(1, OUTER, 64), enter(2, INNER, 128), leave(3, INNER, 128), enter(4, INNER, 128)]
     rows += [enter(5, INNERMOST, 200), leave(6, INNERMOST, 200), leave(7, INNER, 128), leave(8, OUTER, 64)]
-    outer, first, second, innermost = frames = frames_of(rows, NAMES, END_NS)
+    outer, first, second, innermost = frames = frames_of(batch_of(rows), NAMES, END_NS)
     assert [f.function for f in frames] == ["outer", "inner", "inner", "innermost"]
     assert all(outer.encloses(f) for f in (first, second, innermost))
     assert second.encloses(innermost)
@@ -142,7 +143,7 @@ def test_goroutines_and_processes_are_kept_apart_at_equal_depth():
     rows = [enter(1, OUTER, 64, g=7), enter(2, OUTER, 64, g=8), enter(3, OUTER, 64, g=7, pid=11)]
     rows += [leave(4, OUTER, 64, g=7), leave(5, OUTER, 64, g=7, pid=11), leave(6, OUTER, 64, g=8)]
     assert found(*rows) == [("outer", 1, 4, True), ("outer", 2, 6, True), ("outer", 3, 5, True)]
-    first, second, third = frames_of(rows, NAMES, END_NS)
+    first, second, third = frames_of(batch_of(rows), NAMES, END_NS)
     assert not any(a.encloses(b) for a in (first, second, third) for b in (first, second, third))
 
 
@@ -163,9 +164,9 @@ def test_what_is_open_at_the_end_ends_there():
 def test_names_may_come_later_and_a_function_without_one_has_its_number():
     names: dict[int, str] = {}
     matcher = FrameMatcher(names)
-    list(matcher.feed(enter(1, 9, 64)))
+    matcher.feed(enter(1, 9, 64))
     names[8] = "late"
-    list(matcher.feed(enter(2, 8, 128)))
+    matcher.feed(enter(2, 8, 128))
     assert [f.function for f in matcher.feed(leave(3, 9, 64))] == ["late", "function 9"]
 
 
@@ -196,7 +197,7 @@ def programs(draw):
 @given(programs())
 def test_the_frames_of_any_program_are_its_calls(program):
     rows, expected = program
-    frames = frames_of(rows, NAMES, END_NS)
+    frames = frames_of(batch_of(rows), NAMES, END_NS)
     assert sorted((f.function, f.goroutine, f.depth_bytes, f.start_ns, f.end_ns, f.complete) for f in frames) == sorted(
         expected
     )
@@ -228,6 +229,6 @@ def test_nothing_is_kept_of_what_has_returned(program):
     rows, _ = program
     matcher = FrameMatcher(NAMES)
     for each in rows:
-        list(matcher.feed(each))
-    list(matcher.finish(END_NS))
+        matcher.feed(each)
+    matcher.finish(END_NS)
     assert not matcher._stacks

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streams import MS, call, correlate, create, header, identity, probed, recorded, start, stream
+from streams import MS, call, correlate, create, header, identity, probed, recorded, spans_of, start, stream
 
-from observe.correlate.build import Functions, phase_rows, use_functions
+from observe.correlate.build import Functions, use_functions
 from observe.correlate.frames import Frame
 from observe.correlate.functions import FunctionRules, Pieces, pieces_of
 from observe.correlate.rules import Rules
@@ -498,7 +498,7 @@ def test_pieces_never_overlap_and_the_phases_make_the_whole(operation, frames, f
     }
     walked = Walk(kernel)
     use_functions(walked, found, rules)
-    rows = phase_rows(rules, walked, [], bounds, Functions({1: "f"}, 2, 3))
+    rows = spans_of(rules, walked, EventBatch.of([]), bounds, Functions({1: "f"}, 2, 3))
     assert sum(row.self_ns or 0 for row in rows) == bounds[1] - bounds[0]
     for row in rows[1:]:
         if row.start_ns is not None:

@@ -81,7 +81,11 @@ def test_every_program_of_the_catalogue_runs_in_a_real_start():
     of, items = recorded("create-start")
     start = rules("start", of.engine["data_root"])
     execs = [r for i in items if isinstance(i, EventBatch) for r in rows_of(i) if r.kind == Kind.SCHED_PROCESS_EXEC]
-    seen = {start.phases[rule.phase].id for rule in start.programs if any(map(rule.matches, execs))}
+    seen = {
+        start.phases[rule.phase].id
+        for rule in start.programs
+        if any(rule.matches(row.path, row.detail) for row in execs)
+    }
     programs = {start.phases[rule.phase].id for rule in start.programs}
     assert programs - seen == {"start.network"}  # no port is published, and docker0 is there already
 
@@ -193,7 +197,10 @@ RUNC = "/usr/bin/runc"
 def test_programs_are_told_by_name_and_arguments(path, words, phase):
     of = rules("start")
     event = row(Kind.SCHED_PROCESS_EXEC, path, detail=words.replace(" ", "\0"))
-    assert next((of.phases[rule.phase].id for rule in of.programs if rule.matches(event)), None) == phase
+    assert (
+        next((of.phases[rule.phase].id for rule in of.programs if rule.matches(event.path, event.detail)), None)
+        == phase
+    )
 
 
 def test_what_was_looked_up_once_is_remembered_but_not_for_ever(monkeypatch):

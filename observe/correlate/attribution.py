@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whose events are these: many at a time, and one by one only where an event decides about others.
+
+What most events are is known without looking at them singly: the engine's by the goroutine that serves a request, or
+by the id in a path; every other process's by the container that it works for. Looked at singly, in the order of the
+stream, are births and ends of processes, what a process does before its container is known, names that only the moment
+explains (a layer, a process), and what tells a request its container.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from heapq import heapify, heappop, heappush
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from observe.correlate.lineage import ENGINE_ROLES, Lineage
+from observe.correlate.names import container_in, is_container_id, layer_in, process_in
+from observe.correlate.operation import Operation
+from observe.correlate.processes import NOBODY, Processes, Works
+from observe.correlate.rows import Row, row_at, table_of_kinds
+from observe.correlate.undecided import Undecided
+from observe.model import EventBatch, Kind, Mark
+
+_FUNCTIONS = table_of_kinds({Kind.FUNCTION_ENTRY, Kind.FUNCTION_RETURN})
+_BIRTHS_AND_ENDS = table_of_kinds({Kind.SCHED_PROCESS_FORK, Kind.SCHED_PROCESS_EXIT})
+_EXECS = table_of_kinds({Kind.EXECVE, Kind.EXECVEAT})
+_BOUNDARIES = table_of_kinds({Kind.API_REQUEST, Kind.API_RESPONSE})
+_ENTRYPOINT, _INVENTED = int(Mark.ENTRYPOINT), int(Mark.INVENTED)
+#: How late a file event may be read that a call before the answer caused.
+_READ_LATE_NS = 60_000_000
+#: In place of a container's number: only the moment tells whether it is one.
+_ASK = -2
+
+
+class Requests(Protocol):
+    """Who is told, event by event in the order of the stream, what requests do."""
+
+    def learn(self, operation: Operation, row: Row, container_id: str | None) -> None:
+        """Take what an event on the request's own goroutine says of its container and layer."""
+
+    def served_by(self, row: Row) -> Operation | None:
+        """The request whose handler a function of dockerd ran in, where no register tells the goroutine."""
+
+
+class Attribution:
+    """The events of one batch, given to operations piece by piece in stream order."""
+
+    def __init__(
+        self, batch: EventBatch, first: int, lineage: Lineage, undecided: Undecided, requests: Requests
+    ) -> None:
+        """`first`: number of the batch's first event in the stream. No birth in it may be of a daemon's number."""
+        self._batch, self._first = batch, first
+        self._lineage, self._undecided, self._requests = lineage, undecided, requests
+        rows = batch.rows
+        kinds, marks = rows["kind"], rows["marks"]
+        self._times_ns = rows["time_ns"].astype(np.int64)
+        self._goroutines = rows["goroutine"]
+        told = kinds == Kind.INOTIFY
+        self._counts = ~(_BOUNDARIES[kinds] | (told & (marks & _INVENTED != 0)))
+        self._ids: list[str] = []
+        self._numbers: dict[str, int] = {}
+        #: Number (in `_ids`) of each event's container, by what it says itself or by its process.
+        self._containers = np.full(len(rows), NOBODY, dtype=np.int64)
+        self._processes = Processes(rows["pid"])
+        roles = [lineage.role(pid) for pid in self._processes.pids]
+        self._is_dockerd = self._processes.each([role == "dockerd" for role in roles])
+        is_engine = self._processes.each([role in ENGINE_ROLES for role in roles])
+        by_name = is_engine | told
+        self._by_process = ~by_name & self._counts
+        self._works = Works(self._processes, self._by_process, self._containers)
+        self._name(np.flatnonzero(by_name & self._counts))
+        self._decides = self._counts & (
+            _BIRTHS_AND_ENDS[kinds]
+            | (_EXECS[kinds] & (marks & _ENTRYPOINT != 0))
+            | (self._containers == _ASK)
+            | (_FUNCTIONS[kinds] & (not lineage.goroutines))
+        )
+        binds = is_engine & ~told & ~self._decides & (self._containers != NOBODY)
+        #: Places of events that bind their goroutine to a container, in order; those before `_bound` have done it.
+        self._binds: list[int] = np.flatnonzero(binds).tolist()
+        self._bound = 0
+        #: Places of events that must be looked at singly, as far as it is known; a heap.
+        self._waiting: list[int] = [
+            *np.flatnonzero(self._decides).tolist(),
+            *self._works.first_places(),
+        ]
+        heapify(self._waiting)
+
+    def give(self, start: int, end: int, operations: Sequence[Operation]) -> None:
+        """Give the events at the places from `start` to `end` to those operations, or leave them undecided."""
+        piece = _Piece(start, end, operations, [one.cover(self._times_ns[start:end]) for one in operations])
+        if self._lineage.goroutines:
+            self._give_to_goroutines(piece)
+        self._look(piece)
+        self._bind(end)
+        self._works.settle(start, end)
+        if operations:
+            self._give_to_containers(piece)
+
+    def _name(self, places: npt.NDArray[np.intp]) -> None:
+        """Fill in the containers that events name."""
+        rows = self._batch.rows[places]
+        used = np.unique([rows["path"], rows["path2"], rows["detail"]])
+        named = np.full(len(self._batch.strings), NOBODY, dtype=np.int64)
+        named[used] = [self._meant(self._batch.strings[index]) for index in used.tolist()]
+        containers = named[rows["path"]]
+        for name in ("path2", "detail"):
+            containers = np.where(containers == NOBODY, named[rows[name]], containers)
+        for place in np.flatnonzero((rows["kind"] == Kind.FUNCTION_ENTRY) & (rows["path"] != 0)).tolist():
+            text = self._batch.strings[rows["path"][place]]
+            if is_container_id(text):
+                containers[place] = self._number(text)
+        self._containers[places] = containers
+
+    def _meant(self, text: str) -> int:
+        """The number of the container that a text names."""
+        container_id = container_in(text)
+        if container_id:
+            return self._number(container_id)
+        return _ASK if layer_in(text) or process_in(text) else NOBODY
+
+    def _number(self, container_id: str | None) -> int:
+        if container_id is None:
+            return NOBODY
+        number = self._numbers.setdefault(container_id, len(self._ids))
+        if number == len(self._ids):
+            self._ids.append(container_id)
+        return number
+
+    def _id(self, number: int) -> str | None:
+        return None if number == NOBODY else self._ids[number]
+
+    def _give_to_goroutines(self, piece: _Piece) -> None:
+        """What the goroutine of a request does is the request's."""
+        goroutines = self._goroutines[piece.start : piece.end]
+        served = (self._is_dockerd & self._counts)[piece.start : piece.end] & (goroutines != 0)
+        for number in range(len(piece.operations) - 1, -1, -1):  # the first one counts
+            operation = piece.operations[number]
+            own = served & (goroutines == operation.goroutine) & piece.covers[number]
+            piece.owners[own] = number
+            if not operation.knows_itself:
+                for place in np.flatnonzero(own).tolist():
+                    heappush(self._waiting, piece.start + place)
+
+    def _look(self, piece: _Piece) -> None:
+        """Look at the events that decide about others."""
+        waiting, last = self._waiting, -1
+        while waiting and waiting[0] < piece.end:
+            place = heappop(waiting)
+            if place == last:
+                continue
+            last = place
+            if self._decides[place]:
+                self._decide(place, piece)
+            elif self._by_process[place]:
+                self._ask_process(place)
+            else:
+                operation = piece.operations[piece.owners[place - piece.start]]
+                if not operation.knows_itself:
+                    row = row_at(self._batch, place)
+                    self._learn(operation, row, self._id(int(self._containers[place])), place, piece)
+
+    def _ask_process(self, place: int) -> None:
+        """The container of a process is looked for until it is known."""
+        pid = int(self._batch.rows["pid"][place])
+        if self._works.is_known(pid):
+            return
+        known = self._lineage.container(pid)
+        if known is not None:
+            self._works.begin(pid, place, self._number(known))
+            return
+        self._containers[place] = self._number(self._lineage.container_of(row_at(self._batch, place)))
+        self._wait(self._works.place_after(place, pid))
+
+    def _decide(self, place: int, piece: _Piece) -> None:
+        row = row_at(self._batch, place)
+        self._bind(place)
+        container_id = self._lineage.container_of(row)
+        self._containers[place] = self._number(container_id)
+        operation = self._owner(row, place, piece)
+        if operation is not None:
+            if not operation.knows_itself:
+                self._learn(operation, row, container_id, place, piece)
+            container_id = container_id or operation.container_id
+        if container_id is None and row.kind == Kind.SCHED_PROCESS_FORK:
+            binding = self._lineage.binding(row)
+            container_id = binding.container_id if binding else None
+        changed = self._lineage.follow(row, container_id)
+        if changed is not None:
+            self._works.end(changed, place)
+            self._wait(self._works.place_after(place, changed))
+        if self._by_process[place] and not self._works.is_known(row.pid):
+            self._wait(self._works.place_after(place, row.pid))
+
+    def _owner(self, row: Row, place: int, piece: _Piece) -> Operation | None:
+        if not self._lineage.goroutines:
+            operation = self._requests.served_by(row) if _FUNCTIONS[row.kind] else None
+            if operation is not None:
+                piece.owners[place - piece.start] = piece.operations.index(operation)
+            return operation
+        number = piece.owners[place - piece.start]
+        return None if number == NOBODY else piece.operations[number]
+
+    def _learn(self, operation: Operation, row: Row, container_id: str | None, place: int, piece: _Piece) -> None:
+        known = operation.container_id
+        self._requests.learn(operation, row, container_id)
+        if known is None and operation.container_id is not None:
+            piece.known_from[piece.operations.index(operation)] = place + 1
+
+    def _wait(self, place: int | None) -> None:
+        if place is not None:
+            heappush(self._waiting, place)
+
+    def _bind(self, end: int) -> None:
+        """Bind goroutines to the containers of what they did before place `end`."""
+        rows = self._batch.rows
+        while self._bound < len(self._binds) and self._binds[self._bound] < end:
+            place = self._binds[self._bound]
+            self._bound += 1
+            container_id = self._ids[self._containers[place]]
+            self._lineage.bind(
+                int(rows["pid"][place]), int(self._goroutines[place]), int(self._times_ns[place]), container_id
+            )
+
+    def _give_to_containers(self, piece: _Piece) -> None:
+        """What was done for a container is the operation's that is about it, if there is only one at that time."""
+        part = slice(piece.start, piece.end)
+        containers, counts, rows = self._containers[part], self._counts[part], self._batch.rows[part]
+        free = counts & (piece.owners == NOBODY)
+        owners, shared = piece.owners.copy(), np.zeros(len(rows), dtype=np.bool_)
+        abouts = [self._numbers.get(one.container_id or "", _ASK) for one in piece.operations]
+        for number, about in enumerate(abouts):
+            own = free & piece.covers[number] & (containers == about)
+            own[: max(piece.known_from.get(number, 0) - piece.start, 0)] = False
+            shared |= own & (owners != NOBODY)
+            owners[own] = number
+        owners[shared] = NOBODY
+        late = free & (rows["kind"] == Kind.INOTIFY) & (rows["pid"] == 0) & (containers != NOBODY)
+        for number, operation in enumerate(piece.operations):
+            operation.take(self._batch, np.flatnonzero((owners == number) & ~late) + piece.start, self._first)
+        for place in np.flatnonzero(late).tolist():
+            own_numbers = [
+                number
+                for number, about in enumerate(abouts)
+                if about == containers[place] and piece.known_from.get(number, 0) <= piece.start + place
+            ]
+            owner = self._owner_of_late(piece.start + place, [piece.operations[number] for number in own_numbers])
+            if owner is not None:
+                owners[place] = piece.operations.index(owner)
+            if owners[place] != NOBODY:
+                piece.operations[owners[place]].take(self._batch, np.array([piece.start + place]), self._first)
+        left = np.flatnonzero(counts & (owners == NOBODY) & np.logical_or.reduce(piece.covers))
+        ids = [self._id(number) for number in containers[left].tolist()]
+        self._undecided.add(self._batch, left + piece.start, ids, self._first)
+
+    def _owner_of_late(self, place: int, own: Sequence[Operation]) -> Operation | None:
+        """Of a file event that was told late, maybe just after the answer: who used the path last."""
+        time_ns, path = int(self._times_ns[place]), self._batch.strings[self._batch.rows["path"][place]]
+        for operation in sorted(own, key=lambda operation: -operation.start_ns):
+            if operation.covers(time_ns, _READ_LATE_NS) and operation.has_used(path, self._first + place):
+                return operation
+        return None
+
+
+class _Piece:
+    """Neighbouring events of a batch, during which no operation begins or ends."""
+
+    def __init__(
+        self, start: int, end: int, operations: Sequence[Operation], covers: list[npt.NDArray[np.bool_]]
+    ) -> None:
+        """`covers`: of each operation, which of the events lie inside."""
+        self.start, self.end = start, end
+        self.operations, self.covers = operations, covers
+        #: Number (in `operations`) of each event's operation, by the goroutine that made it.
+        self.owners = np.full(end - start, NOBODY, dtype=np.int64)
+        #: Number of an operation → the place from which on it knows its container, if it did not before.
+        self.known_from: dict[int, int] = {}
