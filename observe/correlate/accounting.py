@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from observe.correlate.processes import Processes
+from observe.correlate.rows import columns_of, made_by
 from observe.correlate.spans import PhaseSpan, Walk
 from observe.model import EventBatch, Kind, Mark
 from observe.phases import Phase
@@ -64,11 +64,9 @@ class Partition:
         else:
             places = np.searchsorted(np.array(self._cuts[1:-1], dtype=np.int64), times_ns, side="right")
             phases = np.array(self._owners, dtype=np.int64)[places]
-        if self._programs:
-            processes = Processes(events.rows["pid"])
-            for number, span in self._programs:
-                inside = (times_ns >= span.start_ns) & (times_ns <= span.end_ns)
-                phases[processes.are_in(span.processes) & inside] = number
+        for number, span in self._programs:
+            inside = (times_ns >= span.start_ns) & (times_ns <= span.end_ns)
+            phases[made_by(events, span.processes) & inside] = number
         return phases
 
     def phase_at(self, time_ns: int) -> int:
@@ -109,10 +107,10 @@ def innermost(events: EventBatch, partition: Partition, found: Walk) -> npt.NDAr
     told = rows["kind"] == Kind.INOTIFY
     if told.any():
         # One that has its call's process has its time too.
-        for place in np.flatnonzero(told & (rows["pid"] == 0)).tolist():
+        late = np.flatnonzero(told & (rows["pid"] == 0))
+        for place, (path, told_ns) in zip(late.tolist(), columns_of(events, late, "path", "time_ns"), strict=True):
             # inotify's own time is late: the phase that named the path last before it is the better witness
-            named = found.paths.get(events.strings[rows["path"][place]], ())
-            before = [phase for time_ns, phase in named if time_ns <= rows["time_ns"][place]]
+            before = [phase for time_ns, phase in found.paths.get(path, ()) if time_ns <= told_ns]
             if before:
                 phases[place] = before[-1]
         phases[told & (rows["marks"] & _INVENTED != 0)] = NO_PHASE

@@ -65,6 +65,7 @@ class Attribution:
         #: Number (in `_ids`) of each event's container, by what it says itself or by its process.
         self._containers = np.full(len(rows), NOBODY, dtype=np.int64)
         self._processes = Processes(rows["pid"])
+        self._pids: list[int] = rows["pid"].tolist()
         roles = [lineage.role(pid) for pid in self._processes.pids]
         self._is_dockerd = self._processes.each([role == "dockerd" for role in roles])
         is_engine = self._processes.each([role in ENGINE_ROLES for role in roles])
@@ -72,19 +73,22 @@ class Attribution:
         self._by_process = ~by_name & self._counts
         self._works = Works(self._processes, self._by_process, self._containers)
         self._name(np.flatnonzero(by_name & self._counts))
-        self._decides = self._counts & (
+        decides = self._counts & (
             _BIRTHS_AND_ENDS[kinds]
             | (_EXECS[kinds] & (marks & _ENTRYPOINT != 0))
             | (self._containers == _ASK)
             | (_FUNCTIONS[kinds] & (not lineage.goroutines))
         )
-        binds = is_engine & ~told & ~self._decides & (self._containers != NOBODY)
+        #: For each event, looked at singly.
+        self._decides: list[bool] = decides.tolist()
+        self._is_by_process: list[bool] = self._by_process.tolist()
+        binds = is_engine & ~told & ~decides & (self._containers != NOBODY)
         #: Places of events that bind their goroutine to a container, in order; those before `_bound` have done it.
         self._binds: list[int] = np.flatnonzero(binds).tolist()
         self._bound = 0
         #: Places of events that must be looked at singly, as far as it is known; a heap.
         self._waiting: list[int] = [
-            *np.flatnonzero(self._decides).tolist(),
+            *np.flatnonzero(decides).tolist(),
             *self._works.first_places(),
         ]
         heapify(self._waiting)
@@ -155,7 +159,7 @@ class Attribution:
             last = place
             if self._decides[place]:
                 self._decide(place, piece)
-            elif self._by_process[place]:
+            elif self._is_by_process[place]:
                 self._ask_process(place)
             else:
                 operation = piece.operations[piece.owners[place - piece.start]]
@@ -165,7 +169,7 @@ class Attribution:
 
     def _ask_process(self, place: int) -> None:
         """The container of a process is looked for until it is known."""
-        pid = int(self._batch.rows["pid"][place])
+        pid = self._pids[place]
         if self._works.is_known(pid):
             return
         known = self._lineage.container(pid)
@@ -192,7 +196,7 @@ class Attribution:
         if changed is not None:
             self._works.end(changed, place)
             self._wait(self._works.place_after(place, changed))
-        if self._by_process[place] and not self._works.is_known(row.pid):
+        if self._is_by_process[place] and not self._works.is_known(row.pid):
             self._wait(self._works.place_after(place, row.pid))
 
     def _owner(self, row: Row, place: int, piece: _Piece) -> Operation | None:
@@ -216,13 +220,15 @@ class Attribution:
 
     def _bind(self, end: int) -> None:
         """Bind goroutines to the containers of what they did before place `end`."""
-        rows = self._batch.rows
-        while self._bound < len(self._binds) and self._binds[self._bound] < end:
-            place = self._binds[self._bound]
+        binds = self._binds
+        while self._bound < len(binds) and binds[self._bound] < end:
+            place = binds[self._bound]
             self._bound += 1
-            container_id = self._ids[self._containers[place]]
             self._lineage.bind(
-                int(rows["pid"][place]), int(self._goroutines[place]), int(self._times_ns[place]), container_id
+                self._pids[place],
+                int(self._goroutines[place]),
+                int(self._times_ns[place]),
+                self._ids[self._containers[place]],
             )
 
     def _give_to_containers(self, piece: _Piece) -> None:

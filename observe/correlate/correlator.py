@@ -18,7 +18,7 @@ import numpy.typing as npt
 from observe.correlate.attribution import Attribution
 from observe.correlate.build import Functions, build_run
 from observe.correlate.files import CHANGES_NAMES, FileJoin
-from observe.correlate.frames import MATCHED_KINDS, FrameMatcher
+from observe.correlate.frames import FrameMatcher
 from observe.correlate.identity import Identities
 from observe.correlate.imported import imported_runs
 from observe.correlate.lineage import Lineage
@@ -26,7 +26,7 @@ from observe.correlate.names import layer_in
 from observe.correlate.operation import Operation, open_operation
 from observe.correlate.rows import Row, row_at, rows_of, table_of_kinds, with_rows
 from observe.correlate.rules import Rules
-from observe.correlate.stack_abi import StackAbiReturns
+from observe.correlate.stack_abi import NUMBER_BITS, StackAbiReturns
 from observe.correlate.undecided import Undecided
 from observe.model import EventBatch, Header, Item, Kind, Loss, Mark, Note, NoteKind, Run
 from observe.phases import Catalogue
@@ -41,7 +41,7 @@ _ANSWER_NS = 600_000_000_000
 _G_IN_REGISTER = (1, 17)
 _NEVER_NS = (1 << 63) - 1
 _INVENTED = int(Mark.INVENTED)
-_FUNCTIONS = frozenset({Kind.FUNCTION_ENTRY, Kind.FUNCTION_RETURN})
+_FUNCTIONS = table_of_kinds({Kind.FUNCTION_ENTRY, Kind.FUNCTION_RETURN})
 _BOUNDARIES = table_of_kinds({Kind.API_REQUEST, Kind.API_RESPONSE})
 _LOSS_FIELDS = frozenset(field.name for field in fields(Loss))
 
@@ -151,14 +151,12 @@ class Correlator:
 
     def _completed(self, batch: EventBatch) -> EventBatch:
         """The batch with what functions of Go < 1.17 do not tell themselves; counts returns without an entry."""
-        places = np.flatnonzero(MATCHED_KINDS[batch.rows["kind"]])
-        changed: dict[int, Row] = {}
-        for place, row in zip(places.tolist(), rows_of(batch, places), strict=True):
-            whole = self._returns.complete(row) if row.kind in _FUNCTIONS else row
-            if whole is not row:
-                changed[place] = whole
-            self._frames.feed(whole)
-        return with_rows(batch, changed)
+        places = np.flatnonzero(_FUNCTIONS[batch.rows["kind"]])
+        if (batch.rows["flags"][places] >> NUMBER_BITS).any():
+            rows = dict(zip(places.tolist(), rows_of(batch, places), strict=True))
+            batch = with_rows(batch, {place: self._returns.complete(row) for place, row in rows.items()})
+        self._frames.feed(batch)
+        return batch
 
     def _joined(self, batch: EventBatch, now_ns: npt.NDArray[np.int64]) -> EventBatch:
         """The batch with the times and processes of calls for the file events that they caused."""

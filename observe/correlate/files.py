@@ -27,12 +27,15 @@ _INVENTED = int(Mark.INVENTED)
 _CREATE, _CREATE_DIRECTORY, _DELETE, _MOVED_FROM, _MOVED_TO = range(5)
 #: How long inotify's event may come after the call (the reader drains in milliseconds; a loaded host takes longer).
 _LATEST_NS = 3_000_000_000
-_DIRECTORIES = frozenset({Kind.MKDIR, Kind.MKDIRAT})
-_OPENS = frozenset({Kind.OPEN, Kind.OPENAT, Kind.OPENAT2, Kind.CREAT})
-_RENAMES = frozenset({Kind.RENAME, Kind.RENAMEAT, Kind.RENAMEAT2})
-_REMOVALS = frozenset({Kind.UNLINK, Kind.UNLINKAT, Kind.RMDIR})
+#: What calls do to the path that they are given.
+_EFFECTS: dict[Kind | int, int] = {
+    **dict.fromkeys((Kind.MKDIR, Kind.MKDIRAT), _CREATE_DIRECTORY),
+    **dict.fromkeys((Kind.OPEN, Kind.OPENAT, Kind.OPENAT2, Kind.CREAT), _CREATE),
+    **dict.fromkeys((Kind.RENAME, Kind.RENAMEAT, Kind.RENAMEAT2), _MOVED_TO),
+    **dict.fromkeys((Kind.UNLINK, Kind.UNLINKAT, Kind.RMDIR), _DELETE),
+}
 #: Which kinds, by number, are calls that `FileJoin.call` looks at.
-CHANGES_NAMES = table_of_kinds(_DIRECTORIES | _OPENS | _RENAMES | _REMOVALS)
+CHANGES_NAMES = table_of_kinds([kind for kind in Kind if kind in _EFFECTS])
 
 
 @dataclass(slots=True)
@@ -53,23 +56,18 @@ class FileJoin:
         self._watched = tuple(folder.rstrip("/") + "/" for folder in watched)
         #: Calls that wait, in stream order, and the same by key, without those that were told.
         self._waiting: deque[_Call] = deque()
-        self._by_key: dict[tuple[int, str], deque[_Call]] = {}
+        self._by_key: dict[tuple[int, str], list[_Call]] = {}
         self.missed = 0
 
     def call(self, row: Row) -> None:
         """Remember what a successful call did to names."""
-        if row.ret < 0 or not row.path.startswith("/"):
+        effect = _EFFECTS.get(row.kind)
+        if effect is None or row.ret < 0 or not row.path.startswith("/"):
             return
-        if row.kind in _DIRECTORIES:
-            self._wait(_CREATE_DIRECTORY, row.path, row, certain=True)
-        elif row.kind in _OPENS:
-            # Without O_EXCL the file may have existed: then nothing was created.
-            self._wait(_CREATE, row.path, row, certain=bool(row.flags & _O_EXCL))
-        elif row.kind in _RENAMES:
-            self._wait(_MOVED_TO, row.path, row, certain=True)
+        # Without O_EXCL the file may have existed: then nothing was created.
+        self._wait(effect, row.path, row, effect != _CREATE or bool(row.flags & _O_EXCL))
+        if effect == _MOVED_TO:
             self._wait(_MOVED_FROM, row.path2, row, certain=False)
-        elif row.kind in _REMOVALS:
-            self._wait(_DELETE, row.path, row, certain=True)
 
     def event(self, row: Row) -> Row:
         """The inotify event with time, process and goroutine of its call; as it is if no call is known."""
@@ -94,16 +92,20 @@ class FileJoin:
         while self._waiting:
             self._give_up_oldest()
 
-    def _wait(self, effect: int, path: str, row: Row, *, certain: bool) -> None:
+    def _wait(self, effect: int, path: str, row: Row, certain: bool) -> None:
         # Inside a mounted layer, inotify sees the upper directory.
         call = _Call((effect, path.replace("/merged/", "/diff/")), row, certain)
         self._waiting.append(call)
-        self._by_key.setdefault(call.key, deque()).append(call)
+        calls = self._by_key.get(call.key)
+        if calls is None:
+            self._by_key[call.key] = [call]
+        else:
+            calls.append(call)
 
     def _take(self, key: tuple[int, str]) -> _Call:
         """The oldest call of a key, which does not wait any more."""
         calls = self._by_key[key]
-        call = calls.popleft()
+        call = calls.pop(0)
         if not calls:
             del self._by_key[key]
         return call

@@ -8,21 +8,16 @@ moves a goroutine to another thread or copies its stack. (What Go < 1.17 hides a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
-import numpy as np
-
-from observe.correlate.rows import Row, rows_of, table_of_kinds
+from observe.correlate.rows import table_of_kinds
 from observe.model import EventBatch, Kind
 
 #: Which kinds, by number, make and unmake frames.
-MATCHED_KINDS = table_of_kinds(
-    {Kind.FUNCTION_ENTRY, Kind.FUNCTION_RETURN, Kind.SCHED_PROCESS_EXEC, Kind.SCHED_PROCESS_EXIT}
-)
+_MATCHED = table_of_kinds({Kind.FUNCTION_ENTRY, Kind.FUNCTION_RETURN, Kind.SCHED_PROCESS_EXEC, Kind.SCHED_PROCESS_EXIT})
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """One call of a function. `complete`: its return was seen; else something unwound or ended it."""
 
     function: str
@@ -44,77 +39,83 @@ class Frame:
         )
 
 
+class _Entry(NamedTuple):
+    number: int
+    depth_bytes: int
+    start_ns: int
+
+
 class FrameMatcher:
-    """Feed rows of functions, execs and exits in order of time; take the frames that are closed."""
+    """Feed events in order of time; take the frames that are closed. Looks at functions, execs and exits only."""
 
     def __init__(self, names: Mapping[int, str]) -> None:
-        """`names`: function number → symbol; may grow while rows are fed."""
+        """`names`: function number → symbol; may grow while events are fed."""
         self._names = names
-        self._stacks: dict[tuple[int, int], list[Row]] = {}
+        #: Open calls by process and goroutine; each lies deeper than the one before.
+        self._stacks: dict[tuple[int, int], list[_Entry]] = {}
         self.unmatched_returns = 0
 
-    def feed(self, row: Row) -> list[Frame]:
-        """The frames that this row closes, the innermost first."""
-        if row.kind == Kind.FUNCTION_ENTRY:
-            return self._entry(row)
-        if row.kind == Kind.FUNCTION_RETURN:
-            return self._return(row)
-        if row.kind in (Kind.SCHED_PROCESS_EXEC, Kind.SCHED_PROCESS_EXIT):
-            keys = [key for key in self._stacks if key[0] == row.pid]
-            return [frame for key in keys for frame in self._unwind(key, 0, row.time_ns)]
-        return []
+    def feed(self, events: EventBatch) -> list[Frame]:
+        """The frames that these events close, in the order in which they end, the innermost first."""
+        rows = events.rows[_MATCHED[events.rows["kind"]]]
+        closed: list[Frame] = []
+        columns = (rows[name].tolist() for name in ("kind", "time_ns", "pid", "goroutine", "flags", "ret"))
+        for kind, time_ns, pid, goroutine, number, depth_bytes in zip(*columns, strict=True):
+            if kind == Kind.FUNCTION_ENTRY:
+                self._enter((pid, goroutine), _Entry(number, depth_bytes, time_ns), closed)
+            elif kind == Kind.FUNCTION_RETURN:
+                self._return((pid, goroutine), number, depth_bytes, time_ns, closed)
+            else:
+                for key in [key for key in self._stacks if key[0] == pid]:
+                    self._unwind(key, 0, time_ns, closed)
+        return closed
 
     def finish(self, time_ns: int) -> list[Frame]:
         """All that is still open ends now."""
-        return [frame for key in list(self._stacks) for frame in self._unwind(key, 0, time_ns)]
-
-    def _entry(self, row: Row) -> list[Frame]:
-        key = (row.pid, row.goroutine)
-        stack = self._stacks.setdefault(key, [])
-        if stack and (stack[-1].flags, stack[-1].ret) == (row.flags, row.ret):
-            return []  # the stack grew, and Go ran the function's beginning again
-        # What lies as deep or deeper was left by a panic or by Goexit.
-        kept = next((n for n, entry in enumerate(stack) if not _is_outside(entry, row)), len(stack))
-        closed = self._unwind(key, kept, row.time_ns)
-        self._stacks.setdefault(key, []).append(row)
+        closed: list[Frame] = []
+        for key in list(self._stacks):
+            self._unwind(key, 0, time_ns, closed)
         return closed
 
-    def _return(self, row: Row) -> list[Frame]:
-        key = (row.pid, row.goroutine)
-        stack = self._stacks.get(key, ())
-        for index in range(len(stack) - 1, -1, -1):
-            if (stack[index].flags, stack[index].ret) == (row.flags, row.ret):
-                closed = self._unwind(key, index + 1, row.time_ns)
-                closed.append(self._frame(self._stacks[key].pop(), row.time_ns, complete=True))
-                if not self._stacks[key]:
-                    del self._stacks[key]
-                return closed
-        self.unmatched_returns += 1
-        return []
+    def _enter(self, key: tuple[int, int], entry: _Entry, closed: list[Frame]) -> None:
+        stack = self._stacks.get(key)
+        if stack:
+            last = stack[-1]
+            if last.depth_bytes >= entry.depth_bytes:
+                if (last.number, last.depth_bytes) == (entry.number, entry.depth_bytes):
+                    return  # the stack grew, and Go ran the function's beginning again
+                # What lies as deep or deeper (a smaller stack pointer) was left by a panic or by Goexit.
+                kept = next(n for n, other in enumerate(stack) if other.depth_bytes >= entry.depth_bytes)
+                self._unwind(key, kept, entry.start_ns, closed)
+        self._stacks.setdefault(key, []).append(entry)
 
-    def _unwind(self, key: tuple[int, int], keep: int, time_ns: int) -> list[Frame]:
+    def _return(self, key: tuple[int, int], number: int, depth_bytes: int, time_ns: int, closed: list[Frame]) -> None:
         stack = self._stacks.get(key, [])
-        closed = [self._frame(entry, time_ns, complete=False) for entry in reversed(stack[keep:])]
-        del stack[keep:]
+        for index in range(len(stack) - 1, -1, -1):
+            entry = stack[index]
+            if entry.number == number and entry.depth_bytes == depth_bytes:
+                if index + 1 < len(stack):
+                    self._unwind(key, index + 1, time_ns, closed)
+                closed.append(self._frame(key, stack.pop(), time_ns, complete=True))
+                if not stack:
+                    del self._stacks[key]
+                return
+        self.unmatched_returns += 1
+
+    def _unwind(self, key: tuple[int, int], keep: int, time_ns: int, closed: list[Frame]) -> None:
+        stack = self._stacks[key]
+        while len(stack) > keep:
+            closed.append(self._frame(key, stack.pop(), time_ns, complete=False))
         if not stack:
-            self._stacks.pop(key, None)
-        return closed
+            del self._stacks[key]
 
-    def _frame(self, entry: Row, end_ns: int, *, complete: bool) -> Frame:
-        name = self._names.get(entry.flags, f"function {entry.flags}")
-        return Frame(name, entry.pid, entry.goroutine, entry.ret, entry.time_ns, end_ns, complete)
-
-
-def _is_outside(entry: Row, row: Row) -> bool:
-    """Whether an open entry lies less deep than a new one: deeper frames have a smaller stack pointer."""
-    return entry.ret < row.ret
+    def _frame(self, key: tuple[int, int], entry: _Entry, end_ns: int, *, complete: bool) -> Frame:
+        name = self._names.get(entry.number) or f"function {entry.number}"
+        return Frame(name, *key, entry.depth_bytes, entry.start_ns, end_ns, complete)
 
 
 def frames_of(events: EventBatch, names: Mapping[int, str], end_ns: int) -> tuple[Frame, ...]:
     """All frames of an operation's events (in order of time), by their start; what is open at `end_ns` ends there."""
     matcher = FrameMatcher(names)
-    found: list[Frame] = []
-    for row in rows_of(events, np.flatnonzero(MATCHED_KINDS[events.rows["kind"]])):
-        found += matcher.feed(row)
-    found += matcher.finish(end_ns)
+    found = matcher.feed(events) + matcher.finish(end_ns)
     return tuple(sorted(found, key=lambda frame: (frame.start_ns, -frame.end_ns)))

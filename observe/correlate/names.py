@@ -10,11 +10,14 @@ from functools import lru_cache
 DRIVERS = ("overlay2", "fuse-overlayfs", "btrfs", "zfs", "vfs", "overlay", "aufs", "devicemapper")
 
 _LAYER = re.compile(rf"/(?:{'|'.join(DRIVERS)})/(?:dir/)?([0-9a-z]{{25,64}})(?:-init)?(?=/|$)")
-_ID = re.compile(r"(?<![0-9a-zA-Z])[0-9a-f]{64}(?![0-9a-zA-Z])")
+_ID = re.compile(r"[0-9a-f]{64}")
+# With what stands before it: a name alone is as likely a layer's; an argument of its own stands behind a NUL.
+_ID_INSIDE = re.compile(r"[^0-9a-zA-Z]([0-9a-f]{64})(?![0-9a-zA-Z])")
 # Before a 64-digit name that is none of a container: digests, layers, anonymous volumes, plugins, content that
 # containerd takes in, the hash in a shim's socket path.
 _NOT_A_CONTAINER = re.compile(rf"(?:sha256[:/]|/s/|/volumes/|/plugins/|/ingest/|/(?:{'|'.join(DRIVERS)})/(?:dir/)?)$")
 _PROCESS = re.compile(r"^/proc/(\d+)/(?:task/\d+/)?ns/")
+_ID_DIGITS = 64
 # Paths repeat within an operation, seldom beyond it.
 _CACHED = 1 << 13
 
@@ -22,11 +25,17 @@ _CACHED = 1 << 13
 @lru_cache(_CACHED)
 def container_in(text: str) -> str | None:
     """The first full container id in a path or in arguments (joined by NUL)."""
-    for match in _ID.finditer(text):
-        # A relative name is as likely a layer's; an argument of its own stands behind a NUL.
-        if match.start() and not _NOT_A_CONTAINER.search(text, max(0, match.start() - 40), match.start()):
-            return match[0]
+    if len(text) <= _ID_DIGITS:
+        return None
+    for match in _ID_INSIDE.finditer(text):
+        if not _stands_before_something_else(text[max(0, match.start() - 39) : match.start() + 1]):
+            return match[1]
     return None
+
+
+@lru_cache(_CACHED)
+def _stands_before_something_else(text: str) -> bool:
+    return _NOT_A_CONTAINER.search(text) is not None
 
 
 def is_container_id(text: str) -> bool:

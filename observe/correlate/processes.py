@@ -26,10 +26,6 @@ class Processes:
         """For each event the value of its process; `values` in the order of `pids`."""
         return np.array(values, dtype=np.bool_)[self.index]
 
-    def are_in(self, processes: frozenset[int]) -> npt.NDArray[np.bool_]:
-        """Whether each event was made by one of them."""
-        return self.each([pid in processes for pid in self.pids])
-
 
 class Works:
     """For whom each process works: known from one of its events on, until it ends."""

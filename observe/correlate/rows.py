@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,13 +47,8 @@ class Row(NamedTuple):
 
 def rows_of(batch: EventBatch, which: npt.NDArray[np.intp] | None = None) -> Iterator[Row]:
     """The events of a batch as rows; `which`: only those at these places."""
-    strings = batch.strings
-    rows = batch.rows if which is None else batch.rows[which]
-    columns = []
-    for name in Row._fields:
-        values = rows[name].tolist()
-        columns.append([strings[index] for index in values] if name in STRING_COLUMNS else values)
-    return map(Row._make, zip(*columns, strict=True))
+    places = np.arange(len(batch)) if which is None else which
+    return map(Row._make, columns_of(batch, places, *Row._fields))
 
 
 def in_time_order(batch: EventBatch) -> EventBatch:
@@ -67,6 +62,25 @@ def in_time_order(batch: EventBatch) -> EventBatch:
         rows = list(rows_of(batch, places))
         order[tied] = places[sorted(range(len(rows)), key=rows.__getitem__)]
     return EventBatch(batch.rows[order], batch.strings)
+
+
+def columns_of(batch: EventBatch, which: npt.NDArray[np.intp], *names: str) -> Iterator[tuple[Any, ...]]:
+    """Some columns of the events at some places, an event at a time; strings in place."""
+    rows, strings = batch.rows[which], batch.strings
+    columns = []
+    for name in names:
+        values = rows[name].tolist()
+        columns.append([strings[index] for index in values] if name in STRING_COLUMNS else values)
+    return zip(*columns, strict=True)
+
+
+def made_by(events: EventBatch, processes: Iterable[int]) -> npt.NDArray[np.bool_]:
+    """Whether each event was made by one of some processes (few)."""
+    pids = events.rows["pid"]
+    made = np.zeros(len(events), dtype=np.bool_)
+    for pid in processes:
+        made |= pids == pid
+    return made
 
 
 def row_at(batch: EventBatch, place: int) -> Row:

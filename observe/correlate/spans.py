@@ -6,15 +6,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from observe.correlate.processes import Processes
-from observe.correlate.rows import rows_of
+from observe.correlate.rows import columns_of, made_by, rows_of
 from observe.correlate.rules import ProgramRule, Rules
 from observe.model import Departure, DepartureKind, EventBatch, Kind, Mark
+
+_ENTRYPOINT = int(Mark.ENTRYPOINT)
 
 
 @dataclass(slots=True)
@@ -237,22 +238,27 @@ def _depart(phase: int, rules: Rules, found: Walk) -> None:
 
 def _programs(events: EventBatch, rules: Rules, bounds: tuple[int, int], names: tuple[str, ...]) -> list[_Program]:
     kinds = events.rows["kind"]
-    parents, births, deaths = {}, {}, {}
-    for row in rows_of(events, np.flatnonzero(kinds == Kind.SCHED_PROCESS_FORK)):
-        parents[row.ret], births[row.ret] = row.pid, row.time_ns
-    for row in rows_of(events, np.flatnonzero(kinds == Kind.SCHED_PROCESS_EXIT)):
-        deaths[row.pid] = row.time_ns
+
+    def all_of(kind: Kind, *names: str) -> Iterator[tuple[Any, ...]]:
+        return columns_of(events, np.flatnonzero(kinds == kind), *names)
+
+    forks = list(all_of(Kind.SCHED_PROCESS_FORK, "ret", "pid", "time_ns"))
+    parents = {child: parent for child, parent, _ in forks}
+    births = {child: time_ns for child, _, time_ns in forks}
+    deaths = dict(all_of(Kind.SCHED_PROCESS_EXIT, "pid", "time_ns"))
     programs: list[_Program] = []
-    for row in rows_of(events, np.flatnonzero(kinds == Kind.SCHED_PROCESS_EXEC)):
-        rule = None if row.marks & Mark.ENTRYPOINT else rules.program(row.path, row.detail, names)
-        if rule is None or any(p.phase == rule.phase and row.pid in p.processes for p in programs):
+    for time_ns, pid, path, detail, marks in all_of(
+        Kind.SCHED_PROCESS_EXEC, "time_ns", "pid", "path", "detail", "marks"
+    ):
+        rule = None if marks & _ENTRYPOINT else rules.program(path, detail, names)
+        if rule is None or any(p.phase == rule.phase and pid in p.processes for p in programs):
             continue  # no phase, or a wrapper's child: the wrapper's span covers it
         programs.append(
             _Program(
                 rule.phase,
-                max(births.get(row.pid, row.time_ns), bounds[0]),
-                min(deaths.get(row.pid, bounds[1]), bounds[1]),
-                _tree(row.pid, parents),
+                max(births.get(pid, time_ns), bounds[0]),
+                min(deaths.get(pid, bounds[1]), bounds[1]),
+                _tree(pid, parents),
                 rule.evidence.many,
             )
         )
@@ -289,9 +295,9 @@ def _cut_to_last_event(events: EventBatch, rules: Rules, found: Walk) -> None:
         if span is None or rule.evidence.until != "last_event":
             continue
         limit = _parent_end(rule, rules, found)
-        own = events.rows[Processes(events.rows["pid"]).are_in(span.processes)]
-        own = own[(own["time_ns"] >= span.start_ns) & (own["time_ns"] < limit)]
-        last = int((own["time_ns"] + own["duration_ns"]).max()) if len(own) else span.start_ns
+        times_ns, durations_ns = events.rows["time_ns"], events.rows["duration_ns"]
+        own = made_by(events, span.processes) & (times_ns >= span.start_ns) & (times_ns < limit)
+        last = int((times_ns + durations_ns)[own].max()) if own.any() else span.start_ns
         span.end_ns = min(last, limit)
 
 

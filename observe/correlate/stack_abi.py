@@ -11,8 +11,9 @@ from __future__ import annotations
 from observe.correlate.rows import Row
 from observe.model import Kind
 
-_NUMBER_BITS = 16
-_NUMBER = (1 << _NUMBER_BITS) - 1
+#: What stands above them in the flags of a function's event is its stack pointer.
+NUMBER_BITS = 16
+_NUMBER = (1 << NUMBER_BITS) - 1
 #: Calls of one function that are open at once: more are leftovers of goroutines that ended inside.
 _OPEN = 256
 #: Functions of processes that are remembered; a process may end inside of some.
@@ -28,7 +29,7 @@ class StackAbiReturns:
 
     def complete(self, row: Row) -> Row:
         """The row with the function's number alone in its flags, and a return with its entry's goroutine and depth."""
-        if not row.flags >> _NUMBER_BITS:
+        if not row.flags >> NUMBER_BITS:
             return row
         number = row.flags & _NUMBER
         key = (row.pid, number)

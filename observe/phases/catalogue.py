@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -87,21 +87,20 @@ class Phase:
     from_return: tuple[str, ...] = ()
     #: Phases inside whose functions its own may run, though none of them is its parent.
     within: tuple[str, ...] = ()
+    #: 0 for the operation, 1 for its phases, and so on.
+    depth: int = field(init=False)
+    #: Whether dockerd does part of it on other goroutines than the one that serves the request.
+    runs_elsewhere: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Work out what is asked for every event."""
+        object.__setattr__(self, "depth", self.id.count("."))
+        object.__setattr__(self, "runs_elsewhere", any(rule.goroutine == "other" for rule in self.evidence))
 
     @property
     def operation(self) -> str:
         """The operation it belongs to: the first word of its id."""
         return self.id.partition(".")[0]
-
-    @property
-    def runs_elsewhere(self) -> bool:
-        """Whether dockerd does part of it on other goroutines than the one that serves the request."""
-        return any(rule.goroutine == "other" for rule in self.evidence)
-
-    @property
-    def depth(self) -> int:
-        """0 for the operation, 1 for its phases, and so on."""
-        return self.id.count(".")
 
 
 @dataclass(frozen=True, slots=True)

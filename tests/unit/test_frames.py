@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -62,7 +61,7 @@ def test_calls_inside_calls_are_a_tree_and_come_by_their_start():
 def test_a_frame_encloses_what_is_deeper_on_its_own_stack_while_it_runs(changes):
     outer, inner = Frame("outer", P, G, 64, 1, 9), Frame("inner", P, G, 128, 1, 9)
     assert outer.encloses(inner)
-    assert not outer.encloses(replace(inner, **changes))
+    assert not outer.encloses(inner._replace(**changes))
 
 
 def test_another_function_as_deep_is_another_frame():
@@ -134,7 +133,7 @@ def test_no_other_event_ends_a_frame(kind):
 )
 def test_a_return_without_its_entry_is_counted_and_disturbs_nothing(alone):
     matcher = FrameMatcher(NAMES)
-    closed = [f for each in (enter(1, OUTER, 64), alone, leave(9, OUTER, 64)) for f in matcher.feed(each)]
+    closed = [f for each in (enter(1, OUTER, 64), alone, leave(9, OUTER, 64)) for f in matcher.feed(batch_of([each]))]
     assert [(f.start_ns, f.end_ns, f.complete) for f in closed] == [(1, 9, True)]
     assert matcher.unmatched_returns == 1
 
@@ -164,10 +163,10 @@ def test_what_is_open_at_the_end_ends_there():
 def test_names_may_come_later_and_a_function_without_one_has_its_number():
     names: dict[int, str] = {}
     matcher = FrameMatcher(names)
-    matcher.feed(enter(1, 9, 64))
+    matcher.feed(batch_of([enter(1, 9, 64)]))
     names[8] = "late"
-    matcher.feed(enter(2, 8, 128))
-    assert [f.function for f in matcher.feed(leave(3, 9, 64))] == ["late", "function 9"]
+    matcher.feed(batch_of([enter(2, 8, 128)]))
+    assert [f.function for f in matcher.feed(batch_of([leave(3, 9, 64)]))] == ["late", "function 9"]
 
 
 # --- any program ------------------------------------------------------------------------------------------------------
@@ -209,7 +208,7 @@ def test_whatever_is_lost_the_frames_of_a_goroutine_stay_a_tree(program, data):
     rows, _ = program
     left = [each for each in rows if data.draw(st.booleans())]
     matcher = FrameMatcher(NAMES)
-    frames = [f for each in left for f in matcher.feed(each)]
+    frames = [f for each in left for f in matcher.feed(batch_of([each]))]
     frames += matcher.finish(END_NS)
     entries = sum(each.kind == Kind.FUNCTION_ENTRY for each in left)
     returns = len(left) - entries
@@ -229,6 +228,6 @@ def test_nothing_is_kept_of_what_has_returned(program):
     rows, _ = program
     matcher = FrameMatcher(NAMES)
     for each in rows:
-        matcher.feed(each)
+        matcher.feed(batch_of([each]))
     matcher.finish(END_NS)
     assert not matcher._stacks

@@ -327,7 +327,7 @@ def test_a_phase_may_begin_where_a_function_returns():
     frames = [frame(CREATE_LAYER, 10, 20), frame(method("setHostConfig"), 30, 40)]
     assert of("create", *frames) == {"create.rw_layer": [(10, 20)], "create.root": [(20, 40)]}
     # Not if the function did not return, or did so only after the phase's own.
-    cut = replace(frames[0], complete=False)
+    cut = frames[0]._replace(complete=False)
     assert of("create", cut, frames[1])["create.root"] == [(30, 40)]
     late = frame(CREATE_LAYER, 32, 50, 128)
     assert by_id("create", pieces("create", late, frames[1]))["create.root"] == [(30, 40)]
@@ -475,7 +475,7 @@ def calls(draw):
                 stack.append((at, 64 * (len(stack) + 1)))
         for began, depth in stack:
             frames.append(
-                replace(frame(draw(st.sampled_from(SYMBOLS)), began, 100, depth, g=g), complete=draw(st.booleans()))
+                frame(draw(st.sampled_from(SYMBOLS)), began, 100, depth, g=g)._replace(complete=draw(st.booleans()))
             )
     return frames
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from streams import DOCKERD, MS, correlate, create, header, identity, probed, stream
+from streams import DOCKERD, MS, batch_of, correlate, create, header, identity, probed, stream
 
 from observe.correlate.frames import FrameMatcher
 from observe.correlate.rows import Row, rows_of
@@ -45,7 +45,7 @@ def test_a_return_is_where_its_stack_pointer_was_at_an_entry():
 
 def test_a_return_has_its_entrys_depth_so_that_they_are_one_frame():
     matching, matcher = StackAbiReturns(), FrameMatcher({F: "f"})
-    (frame,) = (frame for row in (entry(1), ends(5)) for frame in matcher.feed(matching.complete(row)))
+    (frame,) = (frame for row in (entry(1), ends(5)) for frame in matcher.feed(batch_of([matching.complete(row)])))
     assert (frame.goroutine, frame.depth_bytes, frame.start_ns, frame.end_ns, frame.complete) == (G, 64, 1, 5, True)
 
 
