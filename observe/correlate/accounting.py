@@ -111,7 +111,6 @@ def innermost(events: EventBatch, partition: Partition, found: Walk) -> npt.NDAr
         for place, (path, told_ns) in zip(late.tolist(), columns_of(events, late, "path", "time_ns"), strict=True):
             # inotify's own time is late: the phase that named the path last before it is the better witness
             before = [phase for time_ns, phase in found.paths.get(path, ()) if time_ns <= told_ns]
-            if before:
-                phases[place] = before[-1]
+            phases[place] = before[-1] if before else partition.phase_at(told_ns)
         phases[told & (rows["marks"] & _INVENTED != 0)] = NO_PHASE
     return phases

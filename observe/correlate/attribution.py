@@ -106,7 +106,7 @@ class Attribution:
 
     def _name(self, places: npt.NDArray[np.intp]) -> None:
         """Fill in the containers that events name."""
-        rows = self._batch.rows[places]
+        rows = self._batch.rows.take(places)
         used = np.unique([rows["path"], rows["path2"], rows["detail"]])
         named = np.full(len(self._batch.strings), NOBODY, dtype=np.int64)
         named[used] = [self._meant(self._batch.strings[index]) for index in used.tolist()]
@@ -265,8 +265,11 @@ class Attribution:
     def _owner_of_late(self, place: int, own: Sequence[Operation]) -> Operation | None:
         """Of a file event that was told late, maybe just after the answer: who used the path last."""
         time_ns, path = int(self._times_ns[place]), self._batch.strings[self._batch.rows["path"][place]]
-        for operation in sorted(own, key=lambda operation: -operation.start_ns):
-            if operation.covers(time_ns, _READ_LATE_NS) and operation.has_used(path, self._first + place):
+        possible = [operation for operation in own if operation.covers(time_ns, _READ_LATE_NS)]
+        if len(possible) == 1 and possible[0].covers(time_ns):
+            return None
+        for operation in sorted(possible, key=lambda operation: -operation.start_ns):
+            if operation.has_used(path, self._first + place):
                 return operation
         return None
 

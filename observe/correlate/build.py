@@ -58,7 +58,7 @@ def build_run(
     bounds = (operation.start_ns, max(end_ns, operation.start_ns))
     failed = operation.status is None or operation.status >= _FIRST_FAILURE
     # Evidence is what the kernel timed; file events carry the reader's time, and their calls are here anyway.
-    timed = EventBatch(rows[rows["kind"] != Kind.INOTIFY], events.strings)
+    timed = EventBatch(rows.compress(rows["kind"] != Kind.INOTIFY), events.strings)
     on_request = timed.rows["goroutine"] == operation.goroutine if goroutines else None
     found = walk(timed, rules, bounds, role, on_request, failed=failed, names=_names(operation, container))
     frames = frames_of(timed, functions.names, bounds[1])

@@ -57,7 +57,7 @@ class FrameMatcher:
 
     def feed(self, events: EventBatch) -> list[Frame]:
         """The frames that these events close, in the order in which they end, the innermost first."""
-        rows = events.rows[_MATCHED[events.rows["kind"]]]
+        rows = events.rows.compress(_MATCHED[events.rows["kind"]])
         closed: list[Frame] = []
         columns = (rows[name].tolist() for name in ("kind", "time_ns", "pid", "goroutine", "flags", "ret"))
         for kind, time_ns, pid, goroutine, number, depth_bytes in zip(*columns, strict=True):

@@ -101,8 +101,13 @@ class _Taken:
         self._by_phase.setdefault(phase, []).append(frame)
 
     def phase_around(self, frame: Frame) -> int:
-        """Phase of the innermost frame of the same goroutine around this one; 0 if there is none."""
-        around = [one for one in self._by_stack.get((frame.pid, frame.goroutine), ()) if one[0].encloses(frame)]
+        """Phase of the innermost frame of the same goroutine around this one, the latest so far; 0 if there is none."""
+        stack = self._by_stack.get((frame.pid, frame.goroutine))
+        if stack is None:
+            return 0
+        # Those that are over enclose nothing any more.
+        stack[:] = [one for one in stack if one[0].end_ns >= frame.start_ns]
+        around = [one for one in stack if one[0].encloses(frame)]
         return max(around, key=lambda one: one[0].depth_bytes)[1] if around else 0
 
     def of_phase(self, phase: int) -> Sequence[Frame]:
@@ -139,14 +144,14 @@ def pieces_of(
     current = 0
     for frame in frames:
         meaning = rules.meaning(frame.function)
-        candidates = [phase for phase in meaning.phases if phase]
-        if not candidates:
+        if not any(meaning.phases):
             continue
         outer = taken.phase_around(frame)
         allowed = [
             phase
-            for phase in candidates
-            if rules.may_run_inside(phase, outer)
+            for phase in meaning.phases
+            if phase
+            and rules.may_run_inside(phase, outer)
             and _is_in_parent(phase, frame, taken, rules, programs)
             and (failed or rules.phases[phase].occurs != "on_failure")
             and (rules.phases[phase].runs_elsewhere or not elsewhere(frame))
@@ -190,10 +195,10 @@ def _choose(allowed: Sequence[int], current: int, others: set[int] | None) -> in
 
     `others`: the phases that other functions have, for a function without a name of its own.
     """
-    ahead = [phase for phase in allowed if phase >= current]
-    if others is not None:
-        return next((phase for phase in ahead if phase not in others), None)
-    return next(iter([*ahead, *allowed[-1:]]), None)
+    for phase in allowed:
+        if phase >= current and (others is None or phase not in others):
+            return phase
+    return allowed[-1] if allowed and others is None else None
 
 
 def _depart(found: Pieces, rules: FunctionRules, phase: int) -> None:

@@ -55,7 +55,7 @@ class Operation:
         batches = {first: batch for batch, _, first in self._parts}
         rows, strings = [np.empty(0, dtype=EVENT_DTYPE)], [""]
         for first, parts in by_batch.items():
-            own = batches[first].rows[np.concatenate(parts)]
+            own = batches[first].rows.take(np.concatenate(parts))
             for name in STRING_COLUMNS:
                 own[name] += len(strings)
             rows.append(own)

@@ -34,6 +34,8 @@ _FILE_KINDS = frozenset(
 )
 _CACHED_PATHS = 8_000
 _CACHED_CALLS = 1_000
+#: Numbers of phases, in documented order.
+Candidates = tuple[int, ...]
 
 
 def glob_to_regex(pattern: str) -> str:
@@ -80,23 +82,32 @@ class PathRules:
     def __init__(self, rules: tuple[CallRule, ...]) -> None:
         """`rules` in documented order."""
         self._rules = rules
-        self._found: dict[tuple[int, int, str | None, bool], tuple[int, ...]] = {}
+        self._found: dict[tuple[int, int, str | None, bool | None], tuple[Candidates, Candidates]] = {}
 
     @property
     def speaks(self) -> bool:
         """Whether there is any."""
         return bool(self._rules)
 
-    def candidates(self, kind: int, flags: int, role: str | None, on_request_goroutine: bool) -> tuple[int, ...]:
-        """Numbers of the phases that a call speaks for, in documented order; `role` None: nobody knows who made it."""
-        key = (kind, flags, role, on_request_goroutine)
+    def candidates(
+        self, kind: int, flags: int, role: str | None, on_request: bool | None
+    ) -> tuple[Candidates, Candidates]:
+        """The phases that a call speaks for on the goroutine that serves the request, and those on any other.
+
+        `role` None: nobody knows who made it; `on_request` None: nobody knows on which goroutine.
+        """
+        key = (kind, flags, role, on_request)
         found = self._found.get(key)
         if found is None:
-            found = tuple(rule.phase for rule in self._rules if _holds(rule, *key))
+            there = self._holding(kind, flags, role, True) if on_request is not False else ()
+            elsewhere = self._holding(kind, flags, role, False) if not on_request else ()
             if len(self._found) >= _CACHED_CALLS:
                 self._found.clear()
-            self._found[key] = found
+            found = self._found[key] = (there, elsewhere)
         return found
+
+    def _holding(self, kind: int, flags: int, role: str | None, on_request: bool) -> Candidates:
+        return tuple(rule.phase for rule in self._rules if _holds(rule, kind, flags, role, on_request))
 
 
 #: Of the many paths that meet no rule.
@@ -131,7 +142,8 @@ class Rules:
 
     def candidates(self, row: Row, role: str, on_request_goroutine: bool) -> list[int]:
         """Numbers of the phases that an event speaks for by its path, in documented order."""
-        return list(self.path(row.path).candidates(row.kind, row.flags, witness(row, role), on_request_goroutine))
+        found = self.path(row.path).candidates(row.kind, row.flags, witness(row, role), on_request_goroutine)
+        return list(found[not on_request_goroutine])
 
     def weak_candidates(self, row: Row, role: str, on_request_goroutine: bool) -> list[int]:
         """Numbers of the phases in which a call like this one is made, among other places."""

@@ -6,13 +6,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from observe.correlate.rows import columns_of, made_by, rows_of
-from observe.correlate.rules import ProgramRule, Rules
+from observe.correlate.rules import Candidates, ProgramRule, Rules
 from observe.model import Departure, DepartureKind, EventBatch, Kind, Mark
 
 _ENTRYPOINT = int(Mark.ENTRYPOINT)
@@ -95,14 +95,9 @@ def walk(
     return found
 
 
-class _Witness(NamedTuple):
-    """An event that speaks for phases: for which on the request's goroutine, and for which on any other."""
-
-    time_ns: int
-    end_ns: int
-    path: str
-    on_request: tuple[int, ...]
-    on_others: tuple[int, ...]
+#: An event that speaks for phases: when it began and ended, its path, and for which on the request's goroutine, for
+#: which on any other.
+_Witness = tuple[int, int, str, Candidates, Candidates]
 
 
 def _witnesses(
@@ -117,17 +112,16 @@ def _witnesses(
     texts = [events.strings[index] for index in used.tolist()]
     known = [rules.path(text, names) for text in texts]
     speaking = np.flatnonzero(np.array([path.speaks for path in known], dtype=np.bool_)[paths])
-    rows = events.rows[speaking]
+    rows = events.rows.take(speaking)
     theirs = [None] * len(rows) if on_request is None else on_request[speaking].tolist()
     columns = (rows[name].tolist() for name in ("time_ns", "duration_ns", "kind", "flags", "pid"))
     numbers = paths[speaking].tolist()
     for number, is_on_request, time_ns, duration_ns, kind, flags, pid in zip(numbers, theirs, *columns, strict=True):
         path = known[number]
         own = role(pid) if pid or kind != Kind.INOTIFY else None
-        yes = path.candidates(kind, flags, own, True) if is_on_request is not False else ()
-        no = path.candidates(kind, flags, own, False) if not is_on_request else ()
-        if yes or no:
-            yield _Witness(time_ns, time_ns + duration_ns, texts[number], yes, no)
+        there, elsewhere = path.candidates(kind, flags, own, is_on_request)
+        if there or elsewhere:
+            yield time_ns, time_ns + duration_ns, texts[number], there, elsewhere
 
 
 def _walk_in_order(
@@ -137,13 +131,13 @@ def _walk_in_order(
     found = Walk()
     of_programs = {rule.phase for rule in rules.programs}
     current = 0
-    for one in witnesses:
-        while waiting and waiting[0].start_ns <= one.time_ns:
+    for time_ns, end_ns, path, there, elsewhere in witnesses:
+        while waiting and waiting[0].start_ns <= time_ns:
             current = _enter_program(waiting.popleft(), current, rules, found)
-        candidates: Sequence[int] = one.on_request
-        if one.on_others:  # what others do for a program proves it only while it runs
-            begun = [phase for phase in one.on_others if phase not in of_programs or phase in found.spans]
-            candidates = sorted({*candidates, *begun})
+        candidates: Sequence[int] = there
+        if elsewhere:  # what others do for a program proves it only while it runs
+            begun = [phase for phase in elsewhere if phase not in of_programs or phase in found.spans]
+            candidates = sorted({*candidates, *begun}) if candidates else begun
         chosen = _choose(candidates if failed else rules.unless_failed(candidates), current)
         if chosen is None:
             continue
@@ -151,8 +145,8 @@ def _walk_in_order(
             _depart(chosen, rules, found)
             continue
         current = max(current, chosen)
-        _cover(found, chosen, max(one.time_ns, bounds[0]), min(one.end_ns, bounds[1]))
-        found.paths.setdefault(one.path, []).append((one.time_ns, chosen))
+        _cover(found, chosen, max(time_ns, bounds[0]), min(end_ns, bounds[1]))
+        found.paths.setdefault(path, []).append((time_ns, chosen))
     for program in waiting:
         current = _enter_program(program, current, rules, found)
     return found
@@ -174,9 +168,10 @@ def missing(rules: Rules, found: Walk, functions: Iterable[str] = ()) -> list[De
 
 def _choose(candidates: Sequence[int], current: int) -> int | None:
     """The first phase from the current one on; if there is none, the last one before."""
-    if not candidates:
-        return None
-    return next((phase for phase in candidates if phase >= current), candidates[-1])
+    for phase in candidates:
+        if phase >= current:
+            return phase
+    return candidates[-1] if candidates else None
 
 
 def _cover(found: Walk, phase: int, start_ns: int, end_ns: int) -> None:

@@ -76,7 +76,11 @@ class Undecided:
         `container_ids`: of each by what it says itself; `first`: number of the batch's first event in the stream.
         """
         for row, container_id, place in zip(rows_of(batch, places), container_ids, places.tolist(), strict=True):
-            insort(self._events, _Event(row, container_id, batch, place, first), key=_time_ns)
+            one = _Event(row, container_id, batch, place, first)
+            if self._events and self._events[-1].row.time_ns > row.time_ns:
+                insort(self._events, one, key=_time_ns)
+            else:
+                self._events.append(one)
             if container_id:
                 last_ns, last = self._work[-1] if self._work else (0, "")
                 if last != container_id or not last_ns <= row.time_ns < last_ns + _GRAIN_NS:
@@ -106,8 +110,11 @@ class Undecided:
             one = self._events[index]
             if one.contested or one.foreign:  # it stays so
                 continue
-            around = [operation for operation in pending if operation.covers(one.row.time_ns)]
-            owner = self._owner(one, around) if any(operation in ready for operation in around) else None
+            time_ns = one.row.time_ns
+            around = [operation for operation in pending if operation.covers(time_ns)]
+            if not any(operation in ready for operation in around):
+                continue
+            owner = self._owner(one, around)
             if owner is not None and owner in ready:
                 given[index] = (owner, one)
         if given:
