@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from observe.correlate.identity import Identities
 from observe.correlate.lineage import ENGINE_ROLES, Lineage
 from observe.correlate.names import container_in, is_container_id, layer_in, process_in
 from observe.correlate.operation import Operation
@@ -49,11 +50,19 @@ class Attribution:
     """The events of one batch, given to operations piece by piece in stream order."""
 
     def __init__(
-        self, batch: EventBatch, first: int, lineage: Lineage, undecided: Undecided, requests: Requests
+        self,
+        batch: EventBatch,
+        first: int,
+        *,
+        lineage: Lineage,
+        identities: Identities,
+        undecided: Undecided,
+        requests: Requests,
     ) -> None:
         """`first`: number of the batch's first event in the stream. No birth in it may be of a daemon's number."""
         self._batch, self._first = batch, first
-        self._lineage, self._undecided, self._requests = lineage, undecided, requests
+        self._lineage, self._identities = lineage, identities
+        self._undecided, self._requests = undecided, requests
         rows = batch.rows
         kinds, marks = rows["kind"], rows["marks"]
         self._times_ns = rows["time_ns"].astype(np.int64)
@@ -72,6 +81,9 @@ class Attribution:
         by_name = is_engine | told
         self._by_process = ~by_name & self._counts
         self._works = Works(self._processes, self._by_process, self._containers)
+        #: Strings that were taken for their layer's container, as it was known before the batch.
+        self._by_layer: set[int] = set()
+        self._moved = identities.layers_moved
         self._name(np.flatnonzero(by_name & self._counts))
         decides = self._counts & (
             _BIRTHS_AND_ENDS[kinds]
@@ -109,7 +121,7 @@ class Attribution:
         rows = self._batch.rows.take(places)
         used = np.unique([rows["path"], rows["path2"], rows["detail"]])
         named = np.full(len(self._batch.strings), NOBODY, dtype=np.int64)
-        named[used] = [self._meant(self._batch.strings[index]) for index in used.tolist()]
+        named[used] = [self._meant(index) for index in used.tolist()]
         containers = named[rows["path"]]
         for name in ("path2", "detail"):
             containers = np.where(containers == NOBODY, named[rows[name]], containers)
@@ -119,12 +131,17 @@ class Attribution:
                 containers[place] = self._number(text)
         self._containers[places] = containers
 
-    def _meant(self, text: str) -> int:
-        """The number of the container that a text names."""
+    def _meant(self, index: int) -> int:
+        """The number of the container that a string names."""
+        text = self._batch.strings[index]
         container_id = container_in(text)
-        if container_id:
-            return self._number(container_id)
-        return _ASK if layer_in(text) or process_in(text) else NOBODY
+        if container_id is None:
+            layer = layer_in(text)
+            container_id = self._identities.by_layer(layer) if layer else None
+            if container_id is None:
+                return _ASK if layer or process_in(text) else NOBODY
+            self._by_layer.add(index)
+        return self._number(container_id)
 
     def _number(self, container_id: str | None) -> int:
         if container_id is None:
@@ -211,8 +228,20 @@ class Attribution:
     def _learn(self, operation: Operation, row: Row, container_id: str | None, place: int, piece: _Piece) -> None:
         known = operation.container_id
         self._requests.learn(operation, row, container_id)
+        if self._moved != self._identities.layers_moved:
+            self._ask_layers_again(place)
         if known is None and operation.container_id is not None:
             piece.known_from[piece.operations.index(operation)] = place + 1
+
+    def _ask_layers_again(self, place: int) -> None:
+        """After this place it must be asked each time whose a layer is."""
+        self._moved = self._identities.layers_moved
+        rows = self._batch.rows
+        by_layer = np.isin([rows["path"], rows["path2"], rows["detail"]], list(self._by_layer)).any(axis=0)
+        again = np.flatnonzero(by_layer & ~self._by_process & self._counts)
+        for other in again[again > place].tolist():
+            self._decides[other] = True
+            heappush(self._waiting, other)
 
     def _wait(self, place: int | None) -> None:
         if place is not None:
@@ -224,6 +253,8 @@ class Attribution:
         while self._bound < len(binds) and binds[self._bound] < end:
             place = binds[self._bound]
             self._bound += 1
+            if self._decides[place]:
+                continue  # it does so itself
             self._lineage.bind(
                 self._pids[place],
                 int(self._goroutines[place]),
@@ -236,12 +267,18 @@ class Attribution:
         part = slice(piece.start, piece.end)
         containers, counts, rows = self._containers[part], self._counts[part], self._batch.rows[part]
         free = counts & (piece.owners == NOBODY)
-        owners, shared = piece.owners.copy(), np.zeros(len(rows), dtype=np.bool_)
+        owners, covered = piece.owners.copy(), np.zeros(len(rows), dtype=np.bool_)
         abouts = [self._numbers.get(one.container_id or "", _ASK) for one in piece.operations]
-        for number, about in enumerate(abouts):
-            own = free & piece.covers[number] & (containers == about)
-            own[: max(piece.known_from.get(number, 0) - piece.start, 0)] = False
-            shared |= own & (owners != NOBODY)
+        shared = np.zeros(len(rows), dtype=np.bool_)
+        for number, (about, covers) in enumerate(zip(abouts, piece.covers, strict=True)):
+            covered |= covers
+            if about == _ASK:
+                continue
+            own = free & covers & (containers == about)
+            if number in piece.known_from:
+                own[: piece.known_from[number] - piece.start] = False
+            if abouts.index(about) < number:
+                shared |= own & (owners != NOBODY)
             owners[own] = number
         owners[shared] = NOBODY
         late = free & (rows["kind"] == Kind.INOTIFY) & (rows["pid"] == 0) & (containers != NOBODY)
@@ -258,7 +295,9 @@ class Attribution:
                 owners[place] = piece.operations.index(owner)
             if owners[place] != NOBODY:
                 piece.operations[owners[place]].take(self._batch, np.array([piece.start + place]), self._first)
-        left = np.flatnonzero(counts & (owners == NOBODY) & np.logical_or.reduce(piece.covers))
+        left = np.flatnonzero(counts & covered & (owners == NOBODY))
+        if not len(left):
+            return
         ids = [self._id(number) for number in containers[left].tolist()]
         self._undecided.add(self._batch, left + piece.start, ids, self._first)
 

@@ -161,22 +161,12 @@ def phase_rows(
             continue
         own_ns = self_ns.get(number, 0)
         cost_ns = entries * functions.entry_cost_ns + returns * functions.return_cost_ns
-        spans.append(
-            Span(
-                id=phase.id,
-                parent=phase.parent,
-                step=phase.step,
-                start_ns=span.start_ns,
-                duration_ns=span.duration_ns,
-                self_ns=own_ns,
-                evidence=Evidence.FUNCTION if span.pieces else Evidence.KERNEL,
-                syscalls=syscalls,
-                file_events=file_events,
-                probe_hits=entries + returns,
-                pieces=tuple((start, end - start) for start, end in span.pieces) if len(span.pieces) > 1 else (),
-                corrected_self_ns=max(own_ns - cost_ns, 0) if functions.names else None,
-            )
-        )
+        pieces = tuple((start, end - start) for start, end in span.pieces) if len(span.pieces) > 1 else ()
+        evidence = Evidence.FUNCTION if span.pieces else Evidence.KERNEL
+        times = (span.start_ns, span.duration_ns, own_ns, evidence)
+        corrected_ns = max(own_ns - cost_ns, 0) if functions.names else None
+        counted = (syscalls, file_events, entries + returns)
+        spans.append(Span(phase.id, phase.parent, phase.step, *times, *counted, corrected_ns, pieces))
     return tuple(spans)
 
 

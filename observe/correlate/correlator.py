@@ -127,7 +127,14 @@ class Correlator:
         ends_ns = (batch.rows["time_ns"] + batch.rows["duration_ns"]).astype(np.int64)
         now_ns = np.maximum(np.maximum.accumulate(ends_ns), self._now_ns)
         batch = self._joined(self._completed(batch), now_ns)
-        attribution = Attribution(batch, self._fed, self._lineage, self._undecided, self)
+        attribution = Attribution(
+            batch,
+            self._fed,
+            lineage=self._lineage,
+            identities=self._identities,
+            undecided=self._undecided,
+            requests=self,
+        )
         self._fed += len(batch)
         start = 0
         boundaries = np.flatnonzero(_BOUNDARIES[batch.rows["kind"]]).tolist()

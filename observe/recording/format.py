@@ -264,7 +264,7 @@ def _decode_columns(parts: _Parts, described: list[Any], rows: int) -> dict[str,
         if name in found or not np.can_cast(dtype, wanted, "same_kind"):
             raise ValueError(f"column {name} twice or as {dtype_text!r}")
         found[name] = _unshuffle(_inflate(stored, rows * dtype.itemsize), dtype).astype(wanted, copy=False)
-    return {name: found.get(name, np.zeros(rows, dtype=EVENT_DTYPE[name])) for name in _NAMES}
+    return {name: found[name] if name in found else np.zeros(rows, dtype=EVENT_DTYPE[name]) for name in _NAMES}
 
 
 def _decode_strings(
