@@ -81,10 +81,10 @@ class Attribution:
         by_name = is_engine | told
         self._by_process = ~by_name & self._counts
         self._works = Works(self._processes, self._by_process, self._containers)
-        #: Strings that were taken for their layer's container, as it was known before the batch.
-        self._by_layer: set[int] = set()
-        self._moved = identities.layers_moved
-        self._name(np.flatnonzero(by_name & self._counts))
+        self._by_name = by_name & self._counts
+        #: That of the identities that the names were told by.
+        self._layer_changes = identities.layer_changes
+        self._name(np.flatnonzero(self._by_name))
         decides = self._counts & (
             _BIRTHS_AND_ENDS[kinds]
             | (_EXECS[kinds] & (marks & _ENTRYPOINT != 0))
@@ -94,9 +94,8 @@ class Attribution:
         #: For each event, looked at singly.
         self._decides: list[bool] = decides.tolist()
         self._is_by_process: list[bool] = self._by_process.tolist()
-        binds = is_engine & ~told & ~decides & (self._containers != NOBODY)
-        #: Places of events that bind their goroutine to a container, in order; those before `_bound` have done it.
-        self._binds: list[int] = np.flatnonzero(binds).tolist()
+        #: Which events bind their goroutine to their container; those before place `_bound` have done it.
+        self._binding = is_engine & ~told & ~decides
         self._bound = 0
         #: Places of events that must be looked at singly, as far as it is known; a heap.
         self._waiting: list[int] = [
@@ -121,7 +120,7 @@ class Attribution:
         rows = self._batch.rows.take(places)
         used = np.unique([rows["path"], rows["path2"], rows["detail"]])
         named = np.full(len(self._batch.strings), NOBODY, dtype=np.int64)
-        named[used] = [self._meant(index) for index in used.tolist()]
+        named[used] = [self._meant(self._batch.strings[index]) for index in used.tolist()]
         containers = named[rows["path"]]
         for name in ("path2", "detail"):
             containers = np.where(containers == NOBODY, named[rows[name]], containers)
@@ -131,17 +130,27 @@ class Attribution:
                 containers[place] = self._number(text)
         self._containers[places] = containers
 
-    def _meant(self, index: int) -> int:
-        """The number of the container that a string names."""
-        text = self._batch.strings[index]
+    def _meant(self, text: str) -> int:
+        """The number of the container that a text names."""
         container_id = container_in(text)
         if container_id is None:
             layer = layer_in(text)
             container_id = self._identities.by_layer(layer) if layer else None
-            if container_id is None:
-                return _ASK if layer or process_in(text) else NOBODY
-            self._by_layer.add(index)
+        if container_id is None and process_in(text):
+            return _ASK
         return self._number(container_id)
+
+    def _name_again(self, place: int) -> None:
+        """Something was learned about layers: what is named after this place may be another container's."""
+        self._layer_changes = self._identities.layer_changes
+        self._bind(place + 1)
+        later = np.flatnonzero(self._by_name[place + 1 :]) + place + 1
+        self._name(later)
+        for other in later[self._containers[later] == _ASK].tolist():
+            if not self._decides[other]:
+                self._decides[other] = True
+                self._binding[other] = False
+                heappush(self._waiting, other)
 
     def _number(self, container_id: str | None) -> int:
         if container_id is None:
@@ -156,15 +165,22 @@ class Attribution:
 
     def _give_to_goroutines(self, piece: _Piece) -> None:
         """What the goroutine of a request does is the request's."""
-        goroutines = self._goroutines[piece.start : piece.end]
-        served = (self._is_dockerd & self._counts)[piece.start : piece.end] & (goroutines != 0)
+        part = slice(piece.start, piece.end)
+        goroutines = self._goroutines[part]
+        served = self._is_dockerd[part] & self._counts[part] & (goroutines != 0)
         for number in range(len(piece.operations) - 1, -1, -1):  # the first one counts
             operation = piece.operations[number]
             own = served & (goroutines == operation.goroutine) & piece.covers[number]
             piece.owners[own] = number
             if not operation.knows_itself:
-                for place in np.flatnonzero(own).tolist():
+                telling = own & ((self._containers[part] != NOBODY) | self._names_init_layer(part))
+                for place in np.flatnonzero(telling).tolist():
                     heappush(self._waiting, piece.start + place)
+
+    def _names_init_layer(self, part: slice) -> npt.NDArray[np.bool_]:
+        ends = np.array([text.endswith("-init") for text in self._batch.strings], dtype=np.bool_)
+        named: npt.NDArray[np.bool_] = ends[self._batch.rows["path"][part]]
+        return named
 
     def _look(self, piece: _Piece) -> None:
         """Look at the events that decide about others."""
@@ -198,7 +214,8 @@ class Attribution:
 
     def _decide(self, place: int, piece: _Piece) -> None:
         row = row_at(self._batch, place)
-        self._bind(place)
+        if self._lineage.is_engine(row.pid):  # its goroutine is bound, or asked what it was bound to
+            self._bind(place)
         container_id = self._lineage.container_of(row)
         self._containers[place] = self._number(container_id)
         operation = self._owner(row, place, piece)
@@ -228,20 +245,10 @@ class Attribution:
     def _learn(self, operation: Operation, row: Row, container_id: str | None, place: int, piece: _Piece) -> None:
         known = operation.container_id
         self._requests.learn(operation, row, container_id)
-        if self._moved != self._identities.layers_moved:
-            self._ask_layers_again(place)
+        if self._layer_changes != self._identities.layer_changes:
+            self._name_again(place)
         if known is None and operation.container_id is not None:
             piece.known_from[piece.operations.index(operation)] = place + 1
-
-    def _ask_layers_again(self, place: int) -> None:
-        """After this place it must be asked each time whose a layer is."""
-        self._moved = self._identities.layers_moved
-        rows = self._batch.rows
-        by_layer = np.isin([rows["path"], rows["path2"], rows["detail"]], list(self._by_layer)).any(axis=0)
-        again = np.flatnonzero(by_layer & ~self._by_process & self._counts)
-        for other in again[again > place].tolist():
-            self._decides[other] = True
-            heappush(self._waiting, other)
 
     def _wait(self, place: int | None) -> None:
         if place is not None:
@@ -249,18 +256,13 @@ class Attribution:
 
     def _bind(self, end: int) -> None:
         """Bind goroutines to the containers of what they did before place `end`."""
-        binds = self._binds
-        while self._bound < len(binds) and binds[self._bound] < end:
-            place = binds[self._bound]
-            self._bound += 1
-            if self._decides[place]:
-                continue  # it does so itself
+        part = slice(self._bound, end)
+        for place in (np.flatnonzero(self._binding[part] & (self._containers[part] >= 0)) + self._bound).tolist():
+            container_id = self._ids[self._containers[place]]
             self._lineage.bind(
-                self._pids[place],
-                int(self._goroutines[place]),
-                int(self._times_ns[place]),
-                self._ids[self._containers[place]],
+                self._pids[place], int(self._goroutines[place]), int(self._times_ns[place]), container_id
             )
+        self._bound = max(self._bound, end)
 
     def _give_to_containers(self, piece: _Piece) -> None:
         """What was done for a container is the operation's that is about it, if there is only one at that time."""

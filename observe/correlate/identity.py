@@ -24,8 +24,8 @@ class Identities:
         self._containers: OrderedDict[str, Container] = OrderedDict()
         self._ids_by_name: OrderedDict[str, str] = OrderedDict()
         self._ids_by_layer: OrderedDict[str, str] = OrderedDict()
-        #: How often a layer was said to be another container's than before.
-        self.layers_moved = 0
+        #: How often something was learned about layers that was not known before.
+        self.layer_changes = 0
 
     def learn(self, data: Mapping[str, Any]) -> None:
         """Take a container note: the fields of `Container`."""
@@ -41,8 +41,8 @@ class Identities:
         _remember(self._ids_by_name, name, container_id)
 
     def learn_layer(self, layer: str, container_id: str) -> None:
-        """A layer belongs to a container; no two containers have one, but for what is wrong with a recording."""
-        self.layers_moved += self._ids_by_layer.get(layer, container_id) != container_id
+        """A layer belongs to a container."""
+        self.layer_changes += self._ids_by_layer.get(layer) != container_id
         _remember(self._ids_by_layer, layer, container_id)
 
     def get(self, container_id: str | None) -> Container | None:
