@@ -79,6 +79,7 @@ class Attribution:
         self._is_dockerd = self._processes.each([role == "dockerd" for role in roles])
         is_engine = self._processes.each([role in ENGINE_ROLES for role in roles])
         by_name = is_engine | told
+        self._late = told & self._counts & (rows["pid"] == 0)
         self._by_process = ~by_name & self._counts
         self._works = Works(self._processes, self._by_process, self._containers)
         self._by_name = by_name & self._counts
@@ -140,7 +141,7 @@ class Attribution:
             return _ASK
         return self._number(container_id)
 
-    def _name_again(self, place: int) -> None:
+    def _name_again(self, place: int, piece: _Piece) -> None:
         """Something was learned about layers: what is named after this place may be another container's."""
         self._layer_changes = self._identities.layer_changes
         self._bind(place + 1)
@@ -150,6 +151,9 @@ class Attribution:
             if not self._decides[other]:
                 self._decides[other] = True
                 self._binding[other] = False
+                heappush(self._waiting, other)
+        for other in (np.flatnonzero(piece.owners[place + 1 - piece.start :] != NOBODY) + place + 1).tolist():
+            if self._containers[other] != NOBODY:  # it may tell a request its container now
                 heappush(self._waiting, other)
 
     def _number(self, container_id: str | None) -> int:
@@ -173,14 +177,16 @@ class Attribution:
             own = served & (goroutines == operation.goroutine) & piece.covers[number]
             piece.owners[own] = number
             if not operation.knows_itself:
-                telling = own & ((self._containers[part] != NOBODY) | self._names_init_layer(part))
-                for place in np.flatnonzero(telling).tolist():
-                    heappush(self._waiting, piece.start + place)
+                places = (np.flatnonzero(own) + piece.start).tolist()
+                self._waiting += filter(self._tells, places)
+                heapify(self._waiting)
 
-    def _names_init_layer(self, part: slice) -> npt.NDArray[np.bool_]:
-        ends = np.array([text.endswith("-init") for text in self._batch.strings], dtype=np.bool_)
-        named: npt.NDArray[np.bool_] = ends[self._batch.rows["path"][part]]
-        return named
+    def _tells(self, place: int) -> bool:
+        """Whether an event names a container, or the layer of a new one."""
+        return bool(self._containers[place] != NOBODY) or self._path(place).endswith("-init")
+
+    def _path(self, place: int) -> str:
+        return self._batch.strings[int(self._batch.rows["path"][place])]
 
     def _look(self, piece: _Piece) -> None:
         """Look at the events that decide about others."""
@@ -246,7 +252,7 @@ class Attribution:
         known = operation.container_id
         self._requests.learn(operation, row, container_id)
         if self._layer_changes != self._identities.layer_changes:
-            self._name_again(place)
+            self._name_again(place, piece)
         if known is None and operation.container_id is not None:
             piece.known_from[piece.operations.index(operation)] = place + 1
 
@@ -266,51 +272,54 @@ class Attribution:
 
     def _give_to_containers(self, piece: _Piece) -> None:
         """What was done for a container is the operation's that is about it, if there is only one at that time."""
-        part = slice(piece.start, piece.end)
-        containers, counts, rows = self._containers[part], self._counts[part], self._batch.rows[part]
+        part, operations = slice(piece.start, piece.end), piece.operations
+        containers, counts = self._containers[part], self._counts[part]
         free = counts & (piece.owners == NOBODY)
-        owners, covered = piece.owners.copy(), np.zeros(len(rows), dtype=np.bool_)
-        abouts = [self._numbers.get(one.container_id or "", _ASK) for one in piece.operations]
-        shared = np.zeros(len(rows), dtype=np.bool_)
-        for number, (about, covers) in enumerate(zip(abouts, piece.covers, strict=True)):
-            covered |= covers
-            if about == _ASK:
-                continue
-            own = free & covers & (containers == about)
-            if number in piece.known_from:
-                own[: piece.known_from[number] - piece.start] = False
-            if abouts.index(about) < number:
-                shared |= own & (owners != NOBODY)
+        owners = piece.owners.copy()
+        covered, shared = np.zeros(len(owners), dtype=np.bool_), np.zeros(len(owners), dtype=np.bool_)
+        abouts = []
+        for number, operation in enumerate(operations):
+            about = free & (containers == self._numbers.get(operation.container_id or "", _ASK))
+            about[: piece.known_from.get(number, piece.start) - piece.start] = False
+            abouts.append(about)
+            covered |= piece.covers[number]
+            own = about & piece.covers[number]
+            shared |= own & (owners != NOBODY)
             owners[own] = number
         owners[shared] = NOBODY
-        late = free & (rows["kind"] == Kind.INOTIFY) & (rows["pid"] == 0) & (containers != NOBODY)
-        for number, operation in enumerate(piece.operations):
-            operation.take(self._batch, np.flatnonzero((owners == number) & ~late) + piece.start, self._first)
-        for place in np.flatnonzero(late).tolist():
-            own_numbers = [
-                number
-                for number, about in enumerate(abouts)
-                if about == containers[place] and piece.known_from.get(number, 0) <= piece.start + place
-            ]
-            owner = self._owner_of_late(piece.start + place, [piece.operations[number] for number in own_numbers])
+        unsure = self._unsure(piece, owners, abouts)
+        for number, operation in enumerate(operations):
+            operation.take(self._batch, np.flatnonzero((owners == number) & ~unsure) + piece.start, self._first)
+        for place in np.flatnonzero(unsure).tolist():
+            possible = [one for one, about in zip(operations, abouts, strict=True) if about[place]]
+            owner = self._last_user(piece.start + place, possible)
             if owner is not None:
-                owners[place] = piece.operations.index(owner)
+                owners[place] = operations.index(owner)
             if owners[place] != NOBODY:
-                piece.operations[owners[place]].take(self._batch, np.array([piece.start + place]), self._first)
+                operations[owners[place]].take(self._batch, np.array([piece.start + place]), self._first)
         left = np.flatnonzero(counts & covered & (owners == NOBODY))
-        if not len(left):
-            return
         ids = [self._id(number) for number in containers[left].tolist()]
         self._undecided.add(self._batch, left + piece.start, ids, self._first)
 
-    def _owner_of_late(self, place: int, own: Sequence[Operation]) -> Operation | None:
-        """Of a file event that was told late, maybe just after the answer: who used the path last."""
-        time_ns, path = int(self._times_ns[place]), self._batch.strings[self._batch.rows["path"][place]]
-        possible = [operation for operation in own if operation.covers(time_ns, _READ_LATE_NS)]
-        if len(possible) == 1 and possible[0].covers(time_ns):
-            return None
+    def _unsure(
+        self, piece: _Piece, owners: npt.NDArray[np.int64], abouts: Sequence[npt.NDArray[np.bool_]]
+    ) -> npt.NDArray[np.bool_]:
+        """File events without their call that are told late, maybe just after the answer: of more than one request."""
+        part = slice(piece.start, piece.end)
+        late: npt.NDArray[np.bool_] = self._late[part]
+        if not late.any():
+            return late
+        near = np.zeros(len(late), dtype=np.int64)
+        for about, operation in zip(abouts, piece.operations, strict=True):
+            near += about & operation.cover(self._times_ns[part], _READ_LATE_NS)
+        unsure: npt.NDArray[np.bool_] = late & (near > 0) & ~((near == 1) & (owners != NOBODY))
+        return unsure
+
+    def _last_user(self, place: int, possible: Sequence[Operation]) -> Operation | None:
+        """The latest of the operations about a late event's container that has used its path."""
+        time_ns, path = int(self._times_ns[place]), self._path(place)
         for operation in sorted(possible, key=lambda operation: -operation.start_ns):
-            if operation.has_used(path, self._first + place):
+            if operation.covers(time_ns, _READ_LATE_NS) and operation.has_used(path, self._first + place):
                 return operation
         return None
 

@@ -53,19 +53,22 @@ class Operation:
         for _, places, first in self._parts:
             by_batch.setdefault(first, []).append(places)
         batches = {first: batch for batch, _, first in self._parts}
-        rows, strings = [np.empty(0, dtype=EVENT_DTYPE)], [""]
+        rows = np.empty(sum(len(places) for _, places, _ in self._parts), dtype=EVENT_DTYPE)
+        strings, at = [""], 0
         for first, parts in by_batch.items():
             own = batches[first].rows.take(np.concatenate(parts))
             for name in STRING_COLUMNS:
                 own[name] += len(strings)
-            rows.append(own)
+            rows[at : at + len(own)] = own
             strings += batches[first].strings
-        return EventBatch(np.concatenate(rows), tuple(strings))
+            at += len(own)
+        return EventBatch(rows, tuple(strings))
 
     def has_used(self, path: str, before: int) -> bool:
         """Whether one of its events named a path before event number `before` of the stream."""
         for batch, places, first in self._parts[self._asked :]:
-            for place, index in zip(places.tolist(), batch.rows["path"][places].tolist(), strict=True):
+            used, firsts = np.unique(batch.rows["path"][places], return_index=True)
+            for index, place in zip(used.tolist(), places[firsts].tolist(), strict=True):
                 text = batch.strings[index]
                 self._first_use[text] = min(first + place, self._first_use.get(text, first + place))
         self._asked = len(self._parts)
@@ -76,10 +79,10 @@ class Operation:
         """Whether its events need not be asked any more for its container, and a new container's layer."""
         return self.container_id is not None and (self.layer is not None or self.name != "create")
 
-    def cover(self, times_ns: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        """Whether each moment lies inside."""
+    def cover(self, times_ns: npt.NDArray[np.int64], late_ns: int = 0) -> npt.NDArray[np.bool_]:
+        """`covers` of many moments."""
         inside = times_ns >= self.start_ns
-        return inside if self.end_ns is None else inside & (times_ns < self.end_ns)
+        return inside if self.end_ns is None else inside & (times_ns < self.end_ns + late_ns)
 
     def covers(self, time_ns: int, late_ns: int = 0) -> bool:
         """Whether a moment lies inside, or not more than `late_ns` after the end."""

@@ -105,13 +105,14 @@ class Undecided:
         later = [operation for operation in pending if operation not in ready]
         first = self._index(min((operation.start_ns for operation in ready), default=0))
         last = self._index(max((_NEVER_NS if op.end_ns is None else op.end_ns for op in ready), default=0))
+        bounds = [(op.start_ns, _NEVER_NS if op.end_ns is None else op.end_ns, op) for op in pending]
         given: dict[int, tuple[Operation, _Event]] = {}
         for index in range(first, last):
             one = self._events[index]
             if one.contested or one.foreign:  # it stays so
                 continue
             time_ns = one.row.time_ns
-            around = [operation for operation in pending if operation.covers(time_ns)]
+            around = [operation for start_ns, end_ns, operation in bounds if start_ns <= time_ns < end_ns]
             if not any(operation in ready for operation in around):
                 continue
             owner = self._owner(one, around)
