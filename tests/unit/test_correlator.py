@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from itertools import cycle, repeat
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -106,14 +107,44 @@ def test_three_clients_at_once_on_a_real_engine():
     assert 0 < correlator.loss.unattributed_events < events // 10
 
 
-@pytest.mark.parametrize("name", ["create-start", "three-at-once"])
-@pytest.mark.parametrize("size", [1, 7, 1000])
+@pytest.mark.parametrize("name", ["create-start", "three-at-once", "functions"])
+@pytest.mark.parametrize("size", [1, 7, 100, 1000])
 def test_it_does_not_matter_how_a_recording_is_cut(name, size):
     of, items = recorded(name)
     runs, correlator = correlate(items, of)
     again, other = correlate(rebatch(items, repeat(size)), of)
     assert again == runs
     assert other.loss == correlator.loss
+
+
+def disturbed(items: Iterable[Item], column: str, seed: int) -> Iterable[Item]:
+    """A recording in which every twentieth event has the value of another one in a column."""
+    random = np.random.default_rng(seed)
+    for item in items:
+        if isinstance(item, EventBatch):
+            rows = item.rows.copy()
+            other = random.random(len(rows)) < 0.05
+            rows[column][other] = random.permutation(rows[column])[other]
+            yield EventBatch(rows, item.strings)
+        else:
+            yield item
+
+
+@given(
+    st.sampled_from(["create-start", "three-at-once", "functions"]),
+    st.sampled_from(["pid", "goroutine", "path", "kind", "ret", "time_ns"]),
+    st.integers(0, 10_000),
+)
+@settings(max_examples=20, deadline=None)
+def test_events_together_are_what_they_are_one_by_one(name, column, seed):
+    """Whatever they say: one event a batch leaves nothing to be done for many at a time."""
+    of, items = recorded(name)
+    items = list(disturbed(items, column, seed))
+    for size in (100, 10_000):
+        runs, correlator = correlate(rebatch(items, repeat(size)), of)
+        again, other = correlate(rebatch(items, repeat(1)), of)
+        assert again == runs
+        assert other.loss == correlator.loss
 
 
 @given(st.lists(st.integers(1, 400), min_size=1, max_size=8))
