@@ -95,10 +95,10 @@ static __always_inline struct record *reserve(u16 kind, u64 time_ns)
 	return record;
 }
 
-/* No wake-up an event: the reader drains on a timer. */
+/* Without a flag the kernel wakes the reader for the first record after it has read all: once a batch, not an event. */
 static __always_inline void submit(struct record *record)
 {
-	records.ringbuf_submit(record, BPF_RB_NO_WAKEUP);
+	records.ringbuf_submit(record, 0);
 	count(COUNTER_RECORDS);
 }
 

@@ -295,6 +295,14 @@ class Loss:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a probe has cost so far: how often it ran, and for how long."""
+
+    hits: int = 0
+    run_ns: int = 0
+
+
 class Evidence(StrEnum):
     """What a phase's times stand on."""
 
@@ -343,6 +351,16 @@ class FunctionCall:
     complete: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """The system calls of one kind in one run that have the phase as their innermost one."""
+
+    phase: str
+    kind: Kind
+    count: int
+    duration_ns: int
+
+
 class DepartureKind(StrEnum):
     """How a run left the documented order."""
 
@@ -381,5 +399,7 @@ class Run:
     configuration: Mapping[str, Any] = field(default_factory=dict)
     #: The documented functions that ran, by start.
     functions: tuple[FunctionCall, ...] = ()
+    #: What its system calls sum to, by phase and kind.
+    calls: tuple[Calls, ...] = ()
     #: (id of the innermost phase, event), by time; empty unless they were asked for.
     events: tuple[tuple[str, Event], ...] = ()

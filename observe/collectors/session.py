@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import platform
+import select
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -21,15 +24,19 @@ from observe.collectors.inotify import InotifyCollector
 from observe.collectors.ring import RingReader
 from observe.engine import procfs
 from observe.errors import HostCannotError
-from observe.model import Header, Item, Note, NoteKind
+from observe.model import Header, Item, Note, NoteKind, Usage
 from observe.phases import load
+from observe.probes import bpf
 from observe.probes.attach import DEFAULT_RING_BYTES, EventProbes, FunctionProbes, build_image, check_ring_bytes
 from observe.probes.compiler import Image
-from observe.probes.events import Role
+from observe.probes.events import SYSCALL_TRACEPOINTS, TRACEPOINTS, Role
 from observe.probes.functions import ENTRY_COST_NS, RETURN_COST_NS, Function
 from observe.probes.layout import Counter
 from observe.probes.targets import Targets, find_targets
 
+#: All that a session attaches, by the names of `Session.attached` and `Session.usage`.
+FUNCTIONS, INOTIFY = "functions", "inotify"
+PROBES = (*SYSCALL_TRACEPOINTS, *TRACEPOINTS, FUNCTIONS, INOTIFY)
 #: How often the session wants to be polled: the ring holds seconds of a busy engine's events.
 POLL_SECONDS = 0.02
 #: How long the last answers of the engine are waited for.
@@ -49,6 +56,8 @@ class SessionOptions:
     inotify: bool = True
     #: Time the documented functions, as far as the engine's binaries show them.
     functions: bool = True
+    #: Let the kernel count and time the programs: see `Session.usage`.
+    statistics: bool = False
     #: Where compiled programs and resolved functions are kept; None: nowhere.
     cache: Path | None = None
 
@@ -70,6 +79,9 @@ class Session:
         self._ring: RingReader | None = None
         self._inotify: InotifyCollector | None = None
         self._containers: ContainerIdentities | None = None
+        self._statistics: int | None = None
+        #: How many functions are timed.
+        self._timed = 0
         self._told_losses: dict[str, int] = {}
         self._losses_due_ns = 0
         self._told_warnings = 0
@@ -111,6 +123,9 @@ class Session:
                 self._inotify.start()
             identity = Identity(self.engine, with_values=self._options.with_values)
             self._containers = ContainerIdentities(identity, self.engine.data_root)
+            if self._options.statistics:
+                with contextlib.suppress(OSError):  # an older kernel: then the numbers stay 0
+                    self._statistics = bpf.enable_run_time_statistics()
             return [*self._attach(self._probes), *self._attach_functions(compiled, targets)]
         except BaseException:
             self.close()
@@ -142,6 +157,7 @@ class Session:
         try:
             self._functions = FunctionProbes(image, self._probes)
             attached = self._functions.attach(found.targets)
+            self._timed = len(attached)
         except HostCannotError as error:
             warnings.append(f"functions are not timed: {error}")
         return [
@@ -156,6 +172,31 @@ class Session:
         if self._options.with_values or not arguments:
             return arguments
         return arguments[:1] if role != "child" else redact("\0".join(arguments), entrypoint=False).split("\0")
+
+    @property
+    def attached(self) -> dict[str, bool]:
+        """Which of PROBES are attached now."""
+        watching = self._inotify is not None and self._inotify.fileno() >= 0
+        return {**dict.fromkeys(PROBES, self._probes is not None), FUNCTIONS: self._timed > 0, INOTIFY: watching}
+
+    def usage(self) -> dict[str, Usage]:
+        """What each of the programs has cost since it was attached; empty if nothing is."""
+        if self._probes is None:
+            return {}
+        functions = {FUNCTIONS: self._functions.usage()} if self._functions is not None else {}
+        return {**self._probes.usage(), **functions}
+
+    def wait(self, timeout_seconds: float, *descriptors: int) -> None:
+        """Sleep until events arrive (then POLL_SECONDS more, so that a poll brings many), or a descriptor can be read.
+
+        Events wake only a reader that has read all there was: poll before.
+        """
+        waiting = select.poll()
+        ring = self._probes.ring if self._probes is not None else None
+        for descriptor in (*descriptors, *([ring] if ring is not None else [])):
+            waiting.register(descriptor, select.POLLIN)
+        if ring in (descriptor for descriptor, _ in waiting.poll(timeout_seconds * 1000)):
+            time.sleep(POLL_SECONDS)
 
     def poll(self) -> list[Item]:
         """What has arrived since the last call, in an order that `Correlator` understands."""
@@ -233,6 +274,10 @@ class Session:
             self._inotify.stop()
         if self._containers is not None:
             self._containers.close()
+        if self._statistics is not None:
+            os.close(self._statistics)
+        self._statistics = None
+        self._timed = 0
         self._ring = self._probes = self._inotify = self._containers = self._functions = None
 
     def __enter__(self) -> Self:

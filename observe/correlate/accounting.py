@@ -76,7 +76,7 @@ class Partition:
 
 @dataclass(slots=True)
 class Counts:
-    """What lies in each phase as its innermost one, by phase number."""
+    """What lies in each phase as its innermost one, by phase number (and kind of call)."""
 
     syscalls: Counter[int] = field(default_factory=Counter)
     file_events: Counter[int] = field(default_factory=Counter)
@@ -97,6 +97,20 @@ def count_events(events: EventBatch, phases: npt.NDArray[np.int64]) -> Counts:
         counted((kinds == Kind.INOTIFY) & (phases != NO_PHASE)),
         counted(kinds == Kind.FUNCTION_ENTRY),
         counted(kinds == Kind.FUNCTION_RETURN),
+    )
+
+
+def sum_calls(events: EventBatch, phases: npt.NDArray[np.int64]) -> tuple[tuple[int, Kind, int, int], ...]:
+    """(phase, system call, count, ns from entry to return in all) of each pair that occurs; `phases` as `innermost`."""
+    which = np.flatnonzero(events.rows["kind"] < Kind.SCHED_PROCESS_FORK)
+    rows = events.rows[which]
+    keys, place = np.unique(phases[which] << 16 | rows["kind"], return_inverse=True)
+    counts = np.bincount(place, minlength=len(keys)).tolist()
+    # Sums stay exact: below 2**53 ns, which is a hundred days.
+    lasted_ns = np.bincount(place, weights=rows["duration_ns"], minlength=len(keys)).tolist()
+    return tuple(
+        (key >> 16, Kind(key & 0xFFFF), count, int(ns))
+        for key, count, ns in zip(keys.tolist(), counts, lasted_ns, strict=True)
     )
 
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from observe.correlate.accounting import NO_PHASE, Partition, count_events, innermost
+from observe.correlate.accounting import NO_PHASE, Partition, count_events, innermost, sum_calls
 from observe.correlate.frames import Frame, frames_of
 from observe.correlate.functions import Pieces, pieces_of
 from observe.correlate.operation import Operation
 from observe.correlate.rows import in_time_order, rows_of
 from observe.correlate.rules import Rules
 from observe.correlate.spans import PhaseSpan, Walk, missing, walk
-from observe.model import Container, Departure, EventBatch, Evidence, FunctionCall, Kind, Run, Span
+from observe.model import Calls, Container, Departure, EventBatch, Evidence, FunctionCall, Kind, Run, Span
 
 _FIRST_FAILURE = 400
 
@@ -91,6 +91,7 @@ def build_run(
         phases=spans,
         configuration=container.configuration if container else {},
         functions=tuple(FunctionCall(f.function, f.pid, f.start_ns, f.end_ns - f.start_ns, f.complete) for f in frames),
+        calls=tuple(Calls(rules.phases[phase].id, *rest) for phase, *rest in sum_calls(events, phases)),
         events=tuple(
             (rules.phases[phase].id, row.event())
             for phase, row in (zip(phases.tolist(), rows_of(events), strict=True) if keep_events else ())

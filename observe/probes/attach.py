@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Self
 
 from observe.errors import HostCannotError
+from observe.model import Usage
 from observe.probes import bpf, compiler, events, functions
 from observe.probes.layout import Counter
 
@@ -159,6 +160,10 @@ class EventProbes:
         """How often the kernel skipped one of the programs, because another one ran on that CPU: events lost."""
         return sum(bpf.program_misses(program) for program in self._programs.values())
 
+    def usage(self) -> dict[str, Usage]:
+        """What each program has cost, as far as the kernel counted (`bpf.enable_run_time_statistics`)."""
+        return {name.removeprefix("raw_"): Usage(*bpf.program_usage(fd)) for name, fd in self._programs.items()}
+
     def close(self) -> None:
         """Detach, and free programs and maps."""
         self.detach()
@@ -285,6 +290,10 @@ class FunctionProbes:
             for descriptor in descriptors:
                 os.close(descriptor)
         return chosen
+
+    def usage(self) -> Usage:
+        """What the program has cost, as far as the kernel counted."""
+        return Usage(*bpf.program_usage(self._program)) if self._program >= 0 else Usage()
 
     def close(self) -> None:
         """Detach, and free the program. Can be called twice."""

@@ -29,9 +29,14 @@ _PROG_LOAD = 5
 _RAW_TRACEPOINT_OPEN = 17
 _LINK_CREATE = 28
 _OBJ_GET_INFO_BY_FD = 15
+_ENABLE_STATS = 32
+
+# enum bpf_stats_type
+_STATS_RUN_TIME = 0
 
 # struct bpf_prog_info: its beginning, up to recursion_misses
 _PROG_INFO_BYTES = 216
+_RUN_TIME_OFFSET = 192
 _RECURSION_MISSES_OFFSET = 208
 
 # enum bpf_prog_type
@@ -173,9 +178,24 @@ def perf_uprobe_open(program: int, path: str, offset: int, cookie: int, pid: int
 
 def program_misses(program: int) -> int:
     """How often the kernel skipped a program because one ran already (bpf_prog_info.recursion_misses, Linux 5.12)."""
+    return int(struct.unpack_from("<Q", _program_info(program), _RECURSION_MISSES_OFFSET)[0])
+
+
+def program_usage(program: int) -> tuple[int, int]:
+    """How often a program ran, and for how many nanoseconds, while somebody held `enable_run_time_statistics`."""
+    run_time_ns, runs = struct.unpack_from("<QQ", _program_info(program), _RUN_TIME_OFFSET)
+    return int(runs), int(run_time_ns)
+
+
+def _program_info(program: int) -> ctypes.Array[ctypes.c_char]:
     info = ctypes.create_string_buffer(_PROG_INFO_BYTES)
     _bpf(_OBJ_GET_INFO_BY_FD, struct.pack("<IIQ", program, _PROG_INFO_BYTES, ctypes.addressof(info)))
-    return int(struct.unpack_from("<Q", info, _RECURSION_MISSES_OFFSET)[0])
+    return info
+
+
+def enable_run_time_statistics() -> int:
+    """Let the kernel count and time all BPF programs until the returned descriptor is closed (Linux 5.8)."""
+    return _bpf(_ENABLE_STATS, struct.pack("<I", _STATS_RUN_TIME))
 
 
 def raw_tracepoint_open(name: str, program: int) -> int:
