@@ -16,6 +16,12 @@ class ObserveError(Exception):
         return "\n".join(str(line) for line in self.args)
 
 
+class UsageError(ObserveError):
+    """Options that do not go together; the message says which. Exit code 2."""
+
+    exit_code = 2
+
+
 class HostCannotError(ObserveError):
     """This host or engine lacks something; the message says what to install or mount. Exit code 3."""
 

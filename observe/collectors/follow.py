@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
 from observe import engine as engines
@@ -79,11 +79,8 @@ class EngineFollower:
         """Sleep until there is something to do, or one of the descriptors can be read."""
         if self.session is not None:
             self.session.wait(IDLE_SECONDS, *descriptors, *self._daemons)
-            return
-        waiting = select.poll()
-        for descriptor in descriptors:
-            waiting.register(descriptor, select.POLLIN)
-        waiting.poll(_SEARCH_SECONDS * 1000)
+        else:
+            _any_readable(descriptors, _SEARCH_SECONDS)
 
     def poll(self) -> list[Item]:
         """What has arrived."""
@@ -92,7 +89,7 @@ class EngineFollower:
     @property
     def has_ended(self) -> bool:
         """Whether dockerd or its containerd has ended since we attached."""
-        return bool(self._daemons) and bool(select.select(self._daemons, [], [], 0)[0])
+        return _any_readable(self._daemons, 0)
 
     @property
     def is_outdated(self) -> bool:
@@ -128,6 +125,14 @@ class EngineFollower:
     def _close_daemons(self) -> None:
         while self._daemons:
             os.close(self._daemons.pop())
+
+
+def _any_readable(descriptors: Iterable[int], timeout_seconds: float) -> bool:
+    """Wait until one of them can be read."""
+    waiting = select.poll()
+    for descriptor in descriptors:
+        waiting.register(descriptor, select.POLLIN)
+    return bool(waiting.poll(timeout_seconds * 1000))
 
 
 def _watched(engine: engines.Engine) -> list[int]:

@@ -191,11 +191,11 @@ class Session:
 
         Events wake only a reader that has read all there was: poll before.
         """
+        ring = self._probes.ring if self._probes is not None else -1
         waiting = select.poll()
-        ring = self._probes.ring if self._probes is not None else None
-        for descriptor in (*descriptors, *([ring] if ring is not None else [])):
+        for descriptor in (*descriptors, ring):
             waiting.register(descriptor, select.POLLIN)
-        if ring in (descriptor for descriptor, _ in waiting.poll(timeout_seconds * 1000)):
+        if ring in [descriptor for descriptor, _ in waiting.poll(timeout_seconds * 1000)]:
             time.sleep(POLL_SECONDS)
 
     def poll(self) -> list[Item]:

@@ -19,6 +19,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
     {
         "doctor": "say what this host can do, and what to do about what it cannot",
         "record": "record a live dockerd while a command runs, or until stopped",
+        "serve": "stay attached to a live dockerd: metrics for Prometheus, and a page of its operations",
         "report": "show where the time went: one run's timeline, or percentiles of many",
         "compare": "tell which phase became slower, by how much, and whether that could be chance",
         "export": "write a recording for other programs: Perfetto, OpenTelemetry, DuckDB, spreadsheets",

@@ -52,9 +52,15 @@ class Correlator:
     What becomes of an event depends on the stream alone, not on how it is cut into batches.
     """
 
-    def __init__(self, header: Header, catalogue: Catalogue, *, keep_events: bool = False) -> None:
-        """`header` of the recording, or of the live session; `keep_events`: runs bring their events along."""
+    def __init__(
+        self, header: Header, catalogue: Catalogue, *, keep_events: bool = False, slower_than_ns: int = 0
+    ) -> None:
+        """`header` of the recording, or of the live session.
+
+        `keep_events`: runs bring their events along, if they took at least `slower_than_ns`.
+        """
         self._keep_events = keep_events
+        self._slower_than_ns = slower_than_ns
         data_root = str(header.engine.get("data_root", ""))
         self._header = header
         self._rules = {name: Rules(catalogue.of(name), data_root) for name in catalogue.operations}
@@ -344,6 +350,9 @@ class Correlator:
         if named is not None:
             self._is_about(operation, named)
 
+    def _lasted_ns(self, operation: Operation) -> int:
+        return (self._now_ns if operation.end_ns is None else operation.end_ns) - operation.start_ns
+
     def _run(self, operation: Operation) -> Run:
         return build_run(
             operation,
@@ -353,7 +362,7 @@ class Correlator:
             self._header.wall_time_ns - self._header.boot_time_ns,
             goroutines=self._goroutines,
             functions=self._functions,
-            keep_events=self._keep_events,
+            keep_events=self._keep_events and self._lasted_ns(operation) >= self._slower_than_ns,
         )
 
 

@@ -13,6 +13,8 @@ import numpy.typing as npt
 from observe.correlate.rows import Row
 from observe.model import EVENT_DTYPE, STRING_COLUMNS, EventBatch
 
+#: What requests to a live engine are told apart: ids of operations of the catalogue.
+OPERATIONS = ("create", "start")
 _TARGET = re.compile(r"^(?:/v[\d.]+)?/containers/(?:(?P<create>create)|(?P<reference>.+)/start)$")
 
 

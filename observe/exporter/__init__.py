@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes to other programs: pure encoders over runs, each a module that needs the libraries of its format only.
+"""What goes to other programs. Nothing here knows a probe.
+
+A live engine's runs: `Live` is fed with the items of a session, and metrics, page, recordings of the slow runs and
+traces read its snapshots. A recording's runs: pure encoders, each a module that needs the libraries of its format only.
 
 Files: `perfetto`, `otlp`, `parquet`, `events_csv`, `inotifywait`. An endpoint: `otlp_http`. What they share:
 `timeline` (runs as tracks of slices), `nesting`, `programs`, `events` (events as columns with their run and phase).

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The HTTP server: small, without waits that a client could prolong, and without a say in what is recorded."""
+
+from __future__ import annotations
+
+import gzip
+import ipaddress
+import socket
+import socketserver
+import sys
+import threading
+import time
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import urlsplit
+
+from prometheus_client.exposition import gzip_accepted
+
+from observe.errors import ObserveError
+from observe.exporter.site import Answer, Site
+
+#: Connections that are served at once; the next one is closed.
+CONNECTIONS = 32
+#: However slowly a client speaks or reads, it has so long in all.
+PATIENCE_SECONDS = 10.0
+_POLL_SECONDS = 1.0
+#: Shorter answers are not worth it.
+_GZIP_BYTES = 1400
+
+
+class Server(ThreadingHTTPServer):
+    """Serves a site on an address, on threads of its own, between `start` and `stop`."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, host: str, port: int, site: Site, *, any_host: bool = False) -> None:
+        """Listen; port 0 takes a free one. `any_host`: answer also to requests for another host name than ours.
+
+        Raises ObserveError if the address cannot be had.
+        """
+        self.site = site
+        self.any_host = any_host
+        self._slots = threading.BoundedSemaphore(CONNECTIONS)
+        self._deadlines: dict[socket.socket, float] = {}
+        self._thread = threading.Thread(target=self.serve_forever, args=(_POLL_SECONDS,), name="http", daemon=True)
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            super().__init__((host, port), _Handler)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ObserveError(
+                f"cannot listen on {host} port {port}: {reason}; choose another with --listen"
+            ) from error
+
+    @property
+    def port(self) -> int:
+        """The port it listens on."""
+        return int(self.server_address[1])
+
+    def server_bind(self) -> None:
+        """Bind, without asking a name server who we are as HTTPServer does."""
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+
+    def start(self) -> None:
+        """Answer from now on."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Answer no more."""
+        self.shutdown()
+        self.server_close()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve a connection on a thread, if there is one to spare."""
+        if not self._slots.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        self._deadlines[request] = time.monotonic() + PATIENCE_SECONDS
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Serve it, then give the place back."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._deadlines.pop(request, None)
+            self._slots.release()
+
+    def service_actions(self) -> None:
+        """Cut off who takes too long."""
+        now = time.monotonic()
+        for request, deadline in list(self._deadlines.items()):
+            if now >= deadline:
+                try:
+                    request.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    continue  # it has ended by itself
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the base class has them
+        """A client that went away is nobody's concern; anything else is a fault of ours, and one line."""
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            print(f"observe: http: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """One request a connection."""
+
+    server: Server
+    timeout = PATIENCE_SECONDS
+    server_version, sys_version = "observe", ""
+    error_message_format, error_content_type = "%(code)d %(message)s\n", "text/plain; charset=utf-8"
+
+    def do_GET(self) -> None:
+        """Answer."""
+        self._answer(with_body=True)
+
+    def do_HEAD(self) -> None:
+        """Answer without the body."""
+        self._answer(with_body=False)
+
+    def _answer(self, *, with_body: bool) -> None:
+        if not (self.server.any_host or _is_local_name(self.headers.get("Host", ""))):
+            answer = Answer(b"this host name is not ours: use the address\n", status=HTTPStatus.MISDIRECTED_REQUEST)
+        else:
+            answer = self.server.site.get(self.path.partition("?")[0], self.headers.get("Accept", ""))
+        body = answer.body
+        self.send_response(answer.status)
+        if len(body) >= _GZIP_BYTES and gzip_accepted(self.headers.get("Accept-Encoding", "")):
+            body = gzip.compress(body, 1)
+            self.send_header("Content-Encoding", "gzip")
+        for name, value in {
+            "Content-Type": answer.content_type,
+            "Content-Length": str(len(body)),
+            "Content-Security-Policy": answer.policy,
+            "Cache-Control": "no-store",
+            "Referrer-Policy": "no-referrer",
+            "Vary": "Accept, Accept-Encoding",
+            "X-Content-Type-Options": "nosniff",
+            "Connection": "close",
+        }.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if with_body:
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name that the base class has
+        """Scrapes are not worth a line."""
+
+
+def _is_local_name(host: str) -> bool:
+    """Whether a Host header names us by address or as localhost: a web page of another name must not read us."""
+    try:
+        name = urlsplit(f"//{host}").hostname or "localhost"
+        return name == "localhost" or bool(ipaddress.ip_address(name))
+    except ValueError:
+        return False
