@@ -332,6 +332,8 @@ class _Rows:
 
     def batch(self) -> EventBatch:
         """The events as columns. Bytes of a path that are not UTF-8 are written as in Python's backslashreplace."""
+        if not self._columns:
+            return EventBatch.of(())
         columns = np.delete(np.array(self._columns, dtype=np.uint64).reshape(-1, 5), self._dropped, axis=0)
         rows = np.zeros(len(columns), dtype=EVENT_DTYPE)
         for column, name in enumerate(("time_ns", "ret", "flags", "path", "marks")):

@@ -42,6 +42,8 @@ class RingReader:
     def drain(self) -> EventBatch:
         """Everything that is complete, as events in the order in which the kernel reserved them."""
         consumed, produced = int(self._consumed[0]), int(self._produced[0])
+        if consumed == produced:
+            return EventBatch.of(())
         starts = (consumed % self._ring_bytes + np.arange(0, produced - consumed, _SLOT_BYTES)) % self._ring_bytes
         # Before the copy, which may read a record's end before its header.
         busy = np.flatnonzero(self._data.view("<u4")[starts // 4] & _BUSY)

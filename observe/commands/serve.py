@@ -188,7 +188,8 @@ class _Recorder:
         self._live.take(self._follower.detach())
         self._live.detached()
         self._outdated_since = None
-        self._publish(self._follower.obstacle)
+        if not self._stop.requested:
+            self._publish(self._follower.obstacle)
 
     def _publish(self, news: str = "") -> None:
         """A snapshot when it is due or there is news; a sign of life."""

@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 
+import numpy as np
+
 from observe.correlate import Correlator
 from observe.correlate.operation import OPERATIONS
 from observe.exporter.sinks import Sink, Stream
 from observe.exporter.snapshot import Condition, Snapshot
 from observe.exporter.tally import Tally
-from observe.model import EventBatch, Header, Item, Loss, Note, NoteKind, Run, Usage
+from observe.model import Event, EventBatch, Header, Item, Kind, Loss, Note, NoteKind, Run, Usage
 from observe.phases import Catalogue
 from observe.reports.report import total_loss
 
@@ -30,6 +32,8 @@ _PARTS = 6
 #: Containers whose notes are kept for recordings of slow runs: those whose operations may still be open.
 _CONTAINERS = 500
 _WARNINGS = 20
+#: Requests and answers of any kind that are remembered for those recordings.
+_BOUNDARIES = 2_000
 #: Runs in progress are built for so long after somebody has looked.
 _WATCHED_SECONDS = 10.0
 
@@ -61,6 +65,8 @@ class Live:
         #: What a recording of one run needs besides its events.
         self._notes: list[Note] = []
         self._containers: OrderedDict[str, Note] = OrderedDict()
+        #: Requests by their time, answers by their end.
+        self._boundaries: OrderedDict[tuple[Kind, int], Event] = OrderedDict()
         #: Of the sessions before this one.
         self._past_loss = Loss()
         self._past_usage = dict.fromkeys(probes, Usage())
@@ -75,6 +81,7 @@ class Live:
         self._header = header
         self._notes = []
         self._containers.clear()
+        self._boundaries.clear()
         slower_than_ns = self._events_slower_than_ns
         self._correlator = Correlator(
             header, self._catalogue, keep_events=slower_than_ns is not None, slower_than_ns=slower_than_ns or 0
@@ -90,6 +97,8 @@ class Live:
             if isinstance(item, EventBatch):
                 engine = self._header.engine
                 self._tally.file_events(item, str(engine.get("data_root", "")), str(engine.get("storage_driver", "")))
+                if self._events_slower_than_ns is not None:
+                    self._remember_boundaries(item)
             else:
                 self._note(item)
             runs += self._correlator.feed(item)
@@ -130,6 +139,21 @@ class Live:
             if len(self._containers) > _CONTAINERS:
                 self._containers.popitem(last=False)
 
+    def _remember_boundaries(self, batch: EventBatch) -> None:
+        """Requests and answers: a run tells when they were, and has only the events between them."""
+        rows = batch.rows[np.isin(batch.rows["kind"], (Kind.API_REQUEST, Kind.API_RESPONSE))]
+        for event in EventBatch(rows, batch.strings):
+            moment_ns = event.time_ns if event.kind is Kind.API_REQUEST else event.end_ns
+            self._boundaries[event.kind, moment_ns] = event
+            if len(self._boundaries) > _BOUNDARIES:
+                self._boundaries.popitem(last=False)
+
+    def _with_boundaries(self, run: Run) -> Run:
+        request = self._boundaries.get((Kind.API_REQUEST, run.start_ns))
+        answer = self._boundaries.get((Kind.API_RESPONSE, run.start_ns + run.duration_ns))
+        around = [(run.operation, event) for event in (request, answer) if event is not None]
+        return replace(run, events=(*around[:1], *run.events, *around[1:])) if run.events else run
+
     def _finished(self, runs: Sequence[Run]) -> None:
         if not runs or self._header is None:
             return
@@ -138,7 +162,7 @@ class Live:
             container = self._containers.get(run.container_id or "")
             notes = (*self._notes, container) if container else tuple(self._notes)
             for sink in self._sinks:
-                sink.offer(run, Stream(self._header, notes))
+                sink.offer(self._with_boundaries(run), Stream(self._header, notes))
             # An hour of runs with all their events would be too much to keep.
             self._keep(replace(run, events=(), configuration={}))
 
