@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,10 +118,16 @@ def restart(engine: Engine, number: signal.Signals) -> None:
     environment = dict(pair.split("=", 1) for pair in pairs)
     # Namespaces live as long as a process is in them.
     inside = ["nsenter", "--target", str(pid), "--mount", "--net"]
-    with subprocess.Popen([*inside, "cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment) as keeper:
+    with subprocess.Popen(
+        [*inside, "cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment
+    ) as keeper:
         eventually(lambda: _same_namespaces(keeper.pid, pid))
         os.kill(pid, number)
         eventually(lambda: _has_ended(pid))
+        # Where nobody reaps them, the next ones would take them for running.
+        inside_root = Path(f"/proc/{keeper.pid}/root")
+        for left in (engine.directory / "docker.pid", engine.exec_root / "containerd" / "containerd.pid"):
+            (inside_root / str(left).lstrip("/")).unlink(missing_ok=True)
         with (engine.directory / "dockerd.log").open("ab") as log:
             subprocess.Popen(
                 ["nsenter", "--target", str(keeper.pid), "--mount", "--net", *arguments],
@@ -135,14 +141,18 @@ def restart(engine: Engine, number: signal.Signals) -> None:
 
 
 def _same_namespaces(one: int, other: int) -> bool:
-    return all(Path(f"/proc/{one}/ns/{name}").readlink() == Path(f"/proc/{other}/ns/{name}").readlink() for name in ("mnt", "net"))
+    return all(
+        Path(f"/proc/{one}/ns/{name}").readlink() == Path(f"/proc/{other}/ns/{name}").readlink()
+        for name in ("mnt", "net")
+    )
 
 
 def _has_ended(pid: int) -> bool:
-    with suppress(ChildProcessError):  # an orphan of private-dockerd may have become our child
-        os.waitpid(pid, os.WNOHANG)
-    process = procfs.process(pid)
-    return process is None or process.state in "ZX"
+    try:  # an orphan of private-dockerd may have become our child: a zombie would keep the next one from starting
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:
+        process = procfs.process(pid)
+        return process is None or process.state in "ZX"
 
 
 def _answers(engine: Engine) -> bool:

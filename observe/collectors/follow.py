@@ -138,16 +138,14 @@ def _any_readable(descriptors: Iterable[int], timeout_seconds: float) -> bool:
 def _watched(engine: engines.Engine) -> list[int]:
     """Descriptors that can be read once dockerd, or containerd, has ended. Raises HostCannotError if it has already."""
     descriptors: list[int] = []
-    try:
-        for pid in (engine.pid, engine.containerd_pid):
-            if pid is not None:
-                descriptors.append(os.pidfd_open(pid))
-        if not engine.is_alive():  # the pid may be another's by now
-            raise ProcessLookupError
-    except ProcessLookupError:
+    pids = [engine.pid, *([engine.containerd_pid] if engine.containerd_pid is not None else [])]
+    with suppress(ProcessLookupError):
+        descriptors.extend(map(os.pidfd_open, pids))
+    # A pid may be another's by now.
+    if len(descriptors) < len(pids) or not engine.is_alive():
         for descriptor in descriptors:
             os.close(descriptor)
-        raise HostCannotError("the engine has ended: waiting for it to come back") from None
+        raise HostCannotError("the engine has ended: waiting for it to come back")
     return descriptors
 
 

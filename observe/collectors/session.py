@@ -257,7 +257,7 @@ class Session:
         self._probes.detach()
         items = self.poll()
         now_ns = boot_clock_ns()
-        items += self._identities(now_ns, last=True)
+        items += self._identities(now_ns, last=self.engine.is_alive())  # one that has ended will not answer
         items += self._losses(now_ns)
         self.close()
         return items

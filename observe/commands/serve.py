@@ -47,7 +47,7 @@ _SIZES = {"": 1, "k": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument(
-        "--listen", metavar="ADDR:PORT", type=_address, default=_LISTEN, help="default: %s:%d" % _LISTEN
+        "--listen", metavar="ADDR:PORT", type=_address, default=_LISTEN, help=f"default: {_LISTEN[0]}:{_LISTEN[1]}"
     )
     parser.add_argument("--allow-remote", action="store_true", help="listen also on an address that others can reach")
     parser.add_argument("--docker-host", metavar="URL", help="default: $DOCKER_HOST, then unix:///var/run/docker.sock")
@@ -185,6 +185,8 @@ class _Recorder:
     def _detach(self) -> None:
         if self._follower.session is None:
             return
+        # Detaching takes a moment in which nothing is seen any more.
+        self._live.publish(Condition(dict.fromkeys(PROBES, False), "detaching", self._follower.usage()))
         self._live.take(self._follower.detach())
         self._live.detached()
         self._outdated_since = None

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import accumulate
 from xml.etree.ElementTree import Element
 
@@ -21,8 +21,27 @@ _PAGE = Page()
 _NAMED = 3
 #: Colours of phases in style.css.
 _COLOURS = 6
-_COLUMNS = ("started (UTC)", "operation", "container", "image", "network", "outcome", "duration", "where the time went")
-_NUMBERS = frozenset({"duration", "self", "share", "system calls", "file events"})
+#: Head of a column → what it is called in style.css.
+_COLUMNS = {
+    "started (UTC)": "time",
+    "operation": "operation",
+    "container": "container",
+    "image": "image",
+    "network": "network",
+    "outcome": "outcome",
+    "duration": "number",
+    "where the time went": "where",
+}
+_PHASE_COLUMNS = {
+    "phase": "",
+    "duration": "number",
+    "self": "number",
+    "share": "number",
+    "system calls": "number",
+    "file events": "number",
+    "evidence": "",
+    "when": "where",
+}
 #: Without JavaScript the page comes anew.
 _RELOAD_SECONDS = "5"
 
@@ -130,21 +149,23 @@ def _operations(snapshot: Snapshot, runs: Iterable[Run], empty: str, label: str)
     rows = [_operation(snapshot, run) for run in runs]
     if not rows:
         return element("p", empty, class_="empty")
-    return _table(_COLUMNS, rows, label)
+    return _table(_COLUMNS, rows, label, "operations")
 
 
 def _operation(snapshot: Snapshot, run: Run) -> Element:
     open_ = any(run is one for one in snapshot.open_runs)
     duration_ns = max(snapshot.wall_time_ns - run.wall_time_ns, 0) if open_ else run.duration_ns
     link = element("a", _name(run), href=f"/operations/{key_of(run)}")
+    started = wall_time(run.wall_time_ns).removesuffix(" UTC")
+    outcome = "in progress" if open_ else _outcome(run)
     return element(
         "tr",
-        element("td", wall_time(run.wall_time_ns).removesuffix(" UTC"), class_="time"),
-        element("td", run.operation),
-        element("td", link, class_="name"),
-        element("td", run.image or "", class_="name"),
-        element("td", run.network or ""),
-        element("td", "in progress" if open_ else _outcome(run), class_="" if open_ else run.outcome),
+        element("td", started.partition(" ")[2], class_="time", title=started),
+        element("td", run.operation, class_="operation"),
+        element("td", link, class_="container", title=_name(run)),
+        element("td", run.image or "", class_="image", title=run.image or ""),
+        element("td", run.network or "", class_="network"),
+        element("td", outcome, class_="outcome" if open_ else f"outcome {run.outcome}", title=outcome),
         element("td", _PAGE.duration(duration_ns), class_="number"),
         element("td", *_where(run), class_="where"),
     )
@@ -182,7 +203,7 @@ def _where(run: Run) -> list[Element]:
     picture = element("svg", *bars, viewBox="0 0 100 10", preserveAspectRatio="none", aria_hidden="true")
     largest = sorted((span for _, span in top), key=lambda span: -(span.duration_ns or 0))[:_NAMED]
     text = ", ".join(f"{_last(span)} {words.percent((span.duration_ns or 0) / run.duration_ns)}" for span in largest)
-    return [picture, element("span", text)]
+    return [picture, element("span", text, title=text)]
 
 
 def _last(span: Span) -> str:
@@ -214,11 +235,12 @@ def _phases(run: Run) -> Element:
                 element("td", bar, class_="where"),
             )
         )
-    columns = ("phase", "duration", "self", "share", "system calls", "file events", "evidence", "when")
-    return _table(columns, rows, "phases")
+    return _table(_PHASE_COLUMNS, rows, "phases")
 
 
-def _table(columns: Iterable[str], rows: Iterable[Element], label: str) -> Element:
-    heads = (element("th", name, scope="col", **({"class_": "number"} if name in _NUMBERS else {})) for name in columns)
-    table = element("table", element("thead", element("tr", *heads)), element("tbody", *rows), aria_label=label)
+def _table(columns: Mapping[str, str], rows: Iterable[Element], label: str, kind: str = "") -> Element:
+    """`columns`: head → class; `kind`: class of the table."""
+    heads = (element("th", name, scope="col", class_=class_) for name, class_ in columns.items())
+    body = element("tbody", *rows)
+    table = element("table", element("thead", element("tr", *heads)), body, aria_label=label, class_=kind)
     return element("div", table, class_="scroll")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from made import HOSTILE, ID, MS, made_run
@@ -11,7 +12,8 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
-from streams import DATA, MS as MILLISECOND, create, header, identity, recorded, start, stream, told
+from streams import DATA, create, header, identity, recorded, start, stream, told
+from streams import MS as MILLISECOND
 
 from observe.correlate.operation import OPERATIONS
 from observe.exporter.calls import EXPECTED_CALLS, MOST_CALLS
@@ -115,7 +117,7 @@ def test_no_call_and_no_container_adds_series_without_end():
 def test_buckets_of_operations_are_at_most_26_percent_apart_from_a_tenth_of_a_millisecond_to_a_minute():
     assert OPERATION_BOUNDS[0] == 0.0001
     assert OPERATION_BOUNDS[-1] >= 60
-    assert all(after / before <= 1.26 for before, after in zip(OPERATION_BOUNDS, OPERATION_BOUNDS[1:], strict=False))
+    assert all(after / before <= 1.26 for before, after in pairwise(OPERATION_BOUNDS))
     assert set(FAILURE_BOUNDS) < set(OPERATION_BOUNDS)
 
 
@@ -248,7 +250,6 @@ def test_it_is_what_prometheus_client_writes(accept, encode):
         text, _ = exposition.write(live.snapshot, accept)
         ours = [line for line in text.decode().splitlines() if "process_" not in line]
         assert ours == encode(SnapshotCollector(live.snapshot)).decode().splitlines()
-    assert any("# {" in line for line in ours) is False
     assert ("# {" in exposition.write(busy_live().snapshot, accept)[0].decode()) == bool(accept)
 
 
@@ -296,7 +297,9 @@ def test_the_expected_calls_are_those_of_documented_phases():
 def one_pair(at_ns=0):
     made = create(1, at_ns)
     begun = start(1, made[-1].end_ns + MILLISECOND)
-    return stream(made, identity(1, made[-1].end_ns, "web"), begun, Note(NoteKind.WARNING, begun[-1].end_ns + 4 * S, {}))
+    return stream(
+        made, identity(1, made[-1].end_ns, "web"), begun, Note(NoteKind.WARNING, begun[-1].end_ns + 4 * S, {})
+    )
 
 
 def test_a_live_engines_runs_are_counted_with_their_network():

@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The live page and its server: escaped, complete, and not to be held up; systemd's protocol."""
+
+from __future__ import annotations
+
+import gzip
+import http.client
+import json
+import socket
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+from made import ENGINE, HOST, HOSTILE, MS, made_run
+from streams import header
+
+from observe.errors import ObserveError
+from observe.exporter import server as server_module
+from observe.exporter.live import Live
+from observe.exporter.page import key_of, live_fragment, live_page, operation_page
+from observe.exporter.server import CONNECTIONS, Server
+from observe.exporter.site import OperationPage, Site
+from observe.exporter.snapshot import Condition
+from observe.host import systemd
+from observe.model import Loss
+from observe.phases import load
+from observe.reports import Report
+
+S = 1_000_000_000
+NOW_NS = 1_646_327_200 * S
+PROBES = ("sys_enter", "inotify")
+ATTACHED = Condition(dict.fromkeys(PROBES, True))
+
+
+def snapshot_of(*runs, open_runs=(), condition=ATTACHED, **changes):
+    live = Live(load(), PROBES, wall_clock_ns=lambda: NOW_NS)
+    live.attached(replace(header(), host=HOST, engine={**ENGINE, "data_root": "/d"}), [])
+    for run in runs:
+        live._keep(run)
+    live.publish(condition)
+    return replace(live.snapshot, open_runs=tuple(open_runs), **changes)
+
+
+def site_of(snapshot, **changes):
+    return Site(lambda: snapshot, lambda: None, lambda: NOW_NS, **changes)
+
+
+class Reader(HTMLParser):
+    """What a browser would make of it: tags, attributes, text."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.attributes, self.text = [], [], ""
+        self.feed(page.decode())
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += attributes
+
+    def handle_data(self, data):
+        self.text += data
+
+
+# ---- pages -----------------------------------------------------------------------------------------------------------
+
+HOSTILE_RUN = replace(made_run(6), container_name=HOSTILE, image=f'"><script>{HOSTILE}', network=HOSTILE, error=HOSTILE)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        live_page(snapshot_of(HOSTILE_RUN, open_runs=[HOSTILE_RUN], warnings=(HOSTILE,))),
+        live_fragment(snapshot_of(HOSTILE_RUN, condition=Condition(dict.fromkeys(PROBES, False), HOSTILE))),
+        operation_page(Report({**HOST, "hostname": HOSTILE}, ENGINE, Loss(), (HOSTILE_RUN,))),
+    ],
+)
+def test_what_containers_say_stays_text(page):
+    read = Reader(page)
+    assert not {"img", "iframe"} & set(read.tags)
+    assert read.tags.count("script") == (b"live.js" in page)
+    assert not [name for name, _ in read.attributes if name.startswith("on") or name == "style"]
+    assert "<img src=x onerror=alert(1)>" in read.text
+    assert not set("\x00\x1b\r\u202e") & set(page.decode())
+
+
+def test_the_page_shows_operations_with_their_largest_phases_and_links():
+    runs = [made_run(4, seed) for seed in range(3)]
+    read = Reader(live_page(snapshot_of(*runs)))
+    links = {value for name, value in read.attributes if name == "href" and value.startswith("/operations/")}
+    assert links == {f"/operations/{key_of(run)}" for run in runs}
+    assert "web" in read.text
+    assert "phase_0" in read.text
+    assert read.tags.count("table") == 2  # the slowest and the recent ones
+
+
+def test_what_is_in_progress_shows_how_long_it_has_taken_by_now():
+    run = replace(made_run(2), wall_time_ns=NOW_NS - 4 * S, duration_ns=MS)
+    text = Reader(live_fragment(snapshot_of(open_runs=[run], in_flight={"create": 0, "start": 1}))).text
+    assert "In progress (1)" in text
+    assert "4.0 s" in text
+
+
+def test_an_empty_page_says_so_and_a_detached_one_why():
+    read = Reader(live_page(snapshot_of(condition=Condition(dict.fromkeys(PROBES, False), "no engine at x"))))
+    assert "table" not in read.tags
+    assert "not attached" in read.text
+    assert "no engine at x" in read.text
+    partly = Reader(live_page(snapshot_of(condition=Condition({"sys_enter": True, "inotify": False}))))
+    assert "attached without inotify" in partly.text
+
+
+def test_losses_are_prominent():
+    quiet = Reader(live_page(snapshot_of(loss=Loss(inotify_missed=3))))
+    assert "No data lost" in quiet.text
+    assert ("class", "warning") not in quiet.attributes
+    loud = Reader(live_page(snapshot_of(loss=Loss(ring_buffer=1234))))
+    assert "1,234" in loud.text
+    assert ("class", "warning") in loud.attributes
+
+
+def test_without_javascript_the_page_is_complete_and_comes_anew():
+    page = live_page(snapshot_of(made_run(2)))
+    assert b'<noscript><meta http-equiv="refresh"' in page
+    assert live_fragment(snapshot_of(made_run(2))) in page
+
+
+# ---- addresses -------------------------------------------------------------------------------------------------------
+
+
+def test_every_address():
+    run = made_run(3)
+    site = site_of(snapshot_of(run))
+    for path in ("/", "/fragment", "/metrics", "/healthz", "/readyz", "/live.js", "/style.css", "/api/operations"):
+        assert site.get(path).status == 200, path
+    for path in ("", "/x", "/operations/", "/operations/start-1", "/operations/../x", "/api/operations/start-x"):
+        assert site.get(path).status == 404, path
+    assert site.get(f"/operations/{key_of(run)}").status == 200
+    assert json.loads(site.get(f"/api/operations/{key_of(run)}").body)["runs"][0]["container_name"] == "web"
+
+
+def test_operations_as_json_are_the_reports_runs():
+    run, other = made_run(3), made_run(2, 1)
+    document = json.loads(site_of(snapshot_of(run, open_runs=[other])).get("/api/operations").body)
+    assert [one["id"] for one in document["runs"]] == [key_of(run)] == document["slowest"]
+    assert document["runs"][0]["phases"][0]["id"] == "start"
+    assert [one["id"] for one in document["in_progress"]] == [key_of(other)]
+    assert document["schema_version"] == 1
+    assert document["attached"] == dict.fromkeys(PROBES, True)
+
+
+def test_readiness_and_health_are_not_the_same():
+    waiting = site_of(snapshot_of(condition=Condition(dict.fromkeys(PROBES, False), "no engine")))
+    assert (waiting.get("/readyz").status, waiting.get("/readyz").body) == (503, b"no engine\n")
+    assert waiting.get("/healthz").status == 200
+    stuck = Site(snapshot_of, lambda: None, lambda: NOW_NS + 61 * S)
+    assert (stuck.get("/readyz").status, stuck.get("/healthz").status) == (200, 503)
+
+
+def test_only_who_looks_at_what_is_in_progress_makes_it_be_built():
+    looked = []
+    site = Site(snapshot_of, lambda: looked.append(1), lambda: NOW_NS)
+    for path in ("/metrics", "/healthz", "/readyz", "/style.css"):
+        site.get(path)
+    assert looked == []
+    site.get("/fragment")
+    assert looked == [1]
+
+
+def test_the_page_of_an_operation_can_be_anothers():
+    run = made_run(3)
+    page = OperationPage(lambda report: report.runs[0].operation.encode(), "default-src 'none'")
+    answer = site_of(snapshot_of(run), operation_page=page).get(f"/operations/{key_of(run)}")
+    assert (answer.body, answer.policy) == (b"start", "default-src 'none'")
+
+
+def test_scripts_and_styles_come_from_files_only():
+    answer = site_of(snapshot_of()).get("/")
+    assert "default-src 'none'" in answer.policy
+    assert "unsafe" not in answer.policy
+    read = Reader(answer.body)
+    assert "style" not in read.tags
+    assert [value for name, value in read.attributes if name == "src"] == ["/live.js"]
+
+
+# ---- the server ------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def served(snapshot, **options):
+    server = Server("127.0.0.1", 0, site_of(snapshot), **options)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def request(server, method="GET", path="/", **headers):
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    try:
+        connection.request(method, path, headers=headers)
+        answer = connection.getresponse()
+        return answer, answer.read()
+    finally:
+        connection.close()
+
+
+def test_answers_have_strict_headers_and_may_be_compressed():
+    with served(snapshot_of(made_run(3))) as server:
+        answer, body = request(server)
+        assert answer.status == 200
+        assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'")
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Connection"] == "close"
+        small, compressed = request(server, **{"Accept-Encoding": "gzip"})
+        assert small.headers["Content-Encoding"] == "gzip"
+        assert gzip.decompress(compressed) == body
+        head, nothing = request(server, "HEAD")
+        assert (head.headers["Content-Length"], nothing) == (str(len(body)), b"")
+        assert request(server, "POST")[0].status == 501
+        assert request(server, path="/?x=1")[0].status == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("127.0.0.1:9758", 200), ("localhost", 200), ("[::1]:9", 200), ("evil.example", 421), ("[", 421), ("", 200)],
+)
+def test_a_web_page_of_another_name_cannot_read_it(host, status):
+    with served(snapshot_of()) as server:
+        assert request(server, Host=host)[0].status == status
+    with served(snapshot_of(), any_host=True) as server:
+        assert request(server, Host=host)[0].status == 200
+
+
+def test_a_port_that_is_taken_is_said_in_one_line():
+    with served(snapshot_of()) as server, pytest.raises(ObserveError, match=r"already in use.*--listen"):
+        Server("127.0.0.1", server.port, site_of(snapshot_of()))
+
+
+def test_who_says_nothing_is_cut_off_and_there_is_room_again(monkeypatch):
+    monkeypatch.setattr(server_module, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(server_module, "_POLL_SECONDS", 0.05)
+    with served(snapshot_of()) as server:
+        clients = [socket.create_connection(("127.0.0.1", server.port), 60) for _ in range(CONNECTIONS + 8)]
+        for client in clients:
+            client.sendall(b"GET / HTTP/1.1\r\nX: ")
+        # Each is closed by the server: the first ones in time, the others at once.
+        assert [client.recv(10) for client in clients] == [b""] * len(clients)
+        deadline = time.monotonic() + 60
+        while server._deadlines:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert request(server, path="/healthz")[0].status == 200
+        for client in clients:
+            client.close()
+
+
+def test_huge_headers_are_refused():
+    with served(snapshot_of()) as server, socket.create_connection(("127.0.0.1", server.port), 60) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nX: " + b"x" * 70_000 + b"\r\n\r\n")
+        assert b" 431 " in client.recv(100)
+
+
+# ---- systemd ---------------------------------------------------------------------------------------------------------
+
+
+def test_systemd_is_told_where_it_listens(tmp_path):
+    address = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(address)
+        systemd.notify(systemd.READY, "STATUS=x", environ={"NOTIFY_SOCKET": address})
+        assert manager.recv(100) == b"READY=1\nSTATUS=x"
+    systemd.notify(systemd.READY, environ={"NOTIFY_SOCKET": address})
+    systemd.notify(systemd.READY, environ={})
+
+
+@pytest.mark.parametrize(
+    ("environ", "seconds"),
+    [
+        ({}, None),
+        ({"WATCHDOG_USEC": "30000000"}, 15),
+        ({"WATCHDOG_USEC": "x"}, None),
+        ({"WATCHDOG_USEC": "2000000", "WATCHDOG_PID": "1"}, None),
+    ],
+)
+def test_the_watchdog_is_fed_twice_as_often_as_it_wants(environ, seconds):
+    assert systemd.watchdog_seconds(environ) == seconds
