@@ -23,13 +23,13 @@ from observe.exporter.flight import DEFAULT_BYTES, FlightRecorder
 from observe.exporter.live import Live
 from observe.exporter.server import Server
 from observe.exporter.sinks import Sink
-from observe.exporter.site import Site
+from observe.exporter.site import OperationPage, Site
 from observe.exporter.snapshot import Condition
 from observe.host import systemd
 from observe.phases import load
 from observe.probes.attach import DEFAULT_RING_BYTES
 from observe.probes.cache import cache_folder
-from observe.reports import Page
+from observe.reports import PICTURES, Page
 
 NAME = "serve"
 HELP = "stay attached to a live dockerd: metrics for Prometheus, and a page of its operations"
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
         live = Live(
             load(), PROBES, sinks, events_slower_than_ns=args.keep_slower_than if args.keep is not None else None
         )
-        site = Site(lambda: live.snapshot, live.watch, time.time_ns)
+        site = Site(lambda: live.snapshot, live.watch, time.time_ns, _operation_page())
         server = Server(address, port, site, any_host=args.allow_remote)
         for sink in sinks:
             sink.start()
@@ -108,6 +108,12 @@ def run(args: argparse.Namespace) -> int:
         _Recorder(EngineFollower(args.docker_host, options), live, stop).run()
         systemd.notify(systemd.STOPPING)
     return 0
+
+
+def _operation_page() -> OperationPage:
+    """The HTML report of one operation, whose own policy names all that it runs; else a table."""
+    report = PICTURES.get("html")
+    return OperationPage(report, "frame-ancestors 'none'") if report is not None else OperationPage()
 
 
 @dataclass(slots=True)
