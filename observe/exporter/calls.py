@@ -27,7 +27,7 @@ EXPECTED_CALLS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "start.network": "fdatasync fsync openat renameat setns",
             "start.spec.mounts": "mkdirat",
             "start.containerd_create": "fdatasync fsync mkdirat",
-            "start.containerd_start": "clone clone3 mkdirat openat",
+            "start.containerd_start": "clone clone3 fdatasync mkdirat openat",
             "start.containerd_start.shim": "clone clone3 execve mkdirat openat renameat",
             "start.containerd_start.runc_create": "clone clone3 execve mkdirat openat renameat",
             "start.containerd_start.runc_create.init": "clone clone3 execve execveat mkdirat mount openat pivot_root"
