@@ -18,13 +18,14 @@ from pathlib import Path
 from observe import host
 from observe.collectors.follow import EngineFollower
 from observe.collectors.session import PROBES, SessionOptions
-from observe.errors import UsageError
+from observe.errors import HostCannotError, UsageError
 from observe.exporter.flight import DEFAULT_BYTES, FlightRecorder
 from observe.exporter.live import Live
 from observe.exporter.server import Server
 from observe.exporter.sinks import Sink
 from observe.exporter.site import OperationPage, Site
 from observe.exporter.snapshot import Condition
+from observe.exporter.traces import TraceSink
 from observe.host import systemd
 from observe.phases import load
 from observe.probes.attach import DEFAULT_RING_BYTES
@@ -66,6 +67,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=_duration(_SLOWER_THAN),
         help=f"which operations are slow (default: {_SLOWER_THAN})",
     )
+    parser.add_argument(
+        "--otlp-endpoint",
+        metavar="URL",
+        help="send each operation as a trace there (http/protobuf; headers from $OTEL_EXPORTER_OTLP_HEADERS)",
+    )
     parser.add_argument("--with-values", action="store_true", help="keep program arguments, environment and labels too")
     parser.add_argument("--no-inotify", action="store_true", help="without file events")
     parser.add_argument("--no-functions", action="store_true", help="kernel evidence only")
@@ -93,6 +99,8 @@ def run(args: argparse.Namespace) -> int:
         sinks: list[Sink] = []
         if args.keep is not None:
             sinks.append(FlightRecorder(args.keep, args.keep_slower_than, args.keep_bytes))
+        if args.otlp_endpoint is not None:
+            sinks.append(_traces(args.otlp_endpoint))
         live = Live(
             load(), PROBES, sinks, events_slower_than_ns=args.keep_slower_than if args.keep is not None else None
         )
@@ -114,6 +122,20 @@ def _operation_page() -> OperationPage:
     """The HTML report of one operation, whose own policy names all that it runs; else a table."""
     report = PICTURES.get("html")
     return OperationPage(report, "frame-ancestors 'none'") if report is not None else OperationPage()
+
+
+def _traces(endpoint: str) -> TraceSink:
+    """Raises UsageError or HostCannotError if traces cannot be sent at all."""
+    try:
+        from observe.exporter import otlp, otlp_http  # noqa: PLC0415 - needs the extra `export`
+    except ModuleNotFoundError as error:
+        raise HostCannotError(
+            f"{error.name} is missing, which --otlp-endpoint needs; run make setup, or pip install 'observe[export]'"
+        ) from error
+    if not otlp_http.is_endpoint(endpoint):
+        raise UsageError(f"{endpoint} is no endpoint: write it like http://127.0.0.1:4318")
+    headers = otlp_http.headers_of(os.environ.get("OTEL_EXPORTER_OTLP_HEADERS", ""))
+    return TraceSink(otlp.requests, lambda request: otlp_http.send(endpoint, request, headers))
 
 
 @dataclass(slots=True)

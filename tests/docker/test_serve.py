@@ -8,12 +8,16 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 from collections import Counter
 from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 from engines import Engine, EngineFactory
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from recorded import api_client, client_times, report
 from served import DEADLINE_SECONDS, OBSERVE, Serving, eventually, parsed, restart, serving, total
 
@@ -240,3 +244,40 @@ def test_openmetrics_has_exemplars_with_the_containers_id(engine: Engine, tmp_pa
 def load_lines(engine: Engine, out: Path) -> list[dict[str, str]]:
     load_of(engine, out)
     return client_times(out)
+
+
+class _Collector(BaseHTTPRequestHandler):
+    """Takes traces as a collector does."""
+
+    spans: ClassVar[list[Any]] = []
+
+    def do_POST(self) -> None:
+        request = ExportTraceServiceRequest.FromString(self.rfile.read(int(self.headers["Content-Length"])))
+        scopes = [scope for resource in request.resource_spans for scope in resource.scope_spans]
+        self.spans.extend(span for scope in scopes for span in scope.spans)
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_every_operation_becomes_a_trace(engine: Engine, tmp_path: Path) -> None:
+    with HTTPServer(("127.0.0.1", 0), _Collector) as collector, ExitStack() as stack:
+        thread = threading.Thread(target=collector.serve_forever)
+        thread.start()
+        stack.callback(thread.join)
+        stack.callback(collector.shutdown)
+        with serving(engine.url, tmp_path, "--otlp-endpoint", f"http://127.0.0.1:{collector.server_port}") as server:
+            load_of(engine, tmp_path / "times", "--runs", "2")
+            eventually(lambda: server.total("observe_deliveries_total", sink="traces", result="sent") == 4)
+            took = {run["duration_ns"] for run in server.json("/api/operations")["runs"]}
+    roots = [span for span in _Collector.spans if not span.parent_span_id]
+    assert len({span.trace_id for span in roots}) == len(roots) == 4
+    assert {span.end_time_unix_nano - span.start_time_unix_nano for span in roots} == took
+
+
+def test_an_endpoint_that_is_none_is_one_line(engine: Engine) -> None:
+    command = [*OBSERVE, "serve", "--docker-host", engine.url, "--otlp-endpoint", "collector:4318"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
