@@ -11,6 +11,7 @@ from contextlib import suppress
 
 from observe import engine as engines
 from observe.collectors.session import PROBES, Session, SessionOptions
+from observe.engine import procfs
 from observe.engine.binaries import binaries
 from observe.errors import HostCannotError, ObserveError
 from observe.model import Header, Item, Usage
@@ -19,10 +20,11 @@ from observe.model import Header, Item, Usage
 _SEARCH_SECONDS = 0.25
 #: Between attempts to attach to an engine that is there: doubled each time, up to the second one.
 _RETRY_SECONDS = (1.0, 30.0)
-#: How often the programs on disk are looked at.
-_PROGRAMS_SECONDS = 5.0
+#: How often the programs on disk are looked at, and a containerd that is missing is looked for.
+_CHECK_SECONDS = 2.0
 #: Without events: how often file events are read (their queue holds 16,384) and counters looked at.
 IDLE_SECONDS = 0.25
+_ENDED = "the engine has ended: waiting for it to come back"
 
 
 class EngineFollower:
@@ -38,12 +40,12 @@ class EngineFollower:
         self.obstacle = ""
         self._docker_host = docker_host
         self._options = options
-        self._daemons: list[int] = []
+        #: Can be read once dockerd has ended.
+        self._dockerd: int | None = None
         self._programs: Mapping[str, tuple[int, int, int]] = {}
-        self._programs_due = 0.0
+        self._check_due = 0.0
         self._retry_at = 0.0
         self._retry_seconds = _RETRY_SECONDS[0]
-        self._needs_containerd = False
 
     def attach(self) -> tuple[Header, list[Item]] | None:
         """Look for the engine and attach: the header and the first items of a new session, or None (see `obstacle`)."""
@@ -54,31 +56,28 @@ class EngineFollower:
         except ObserveError as error:
             self.obstacle = str(error)
             return None
-        if self._needs_containerd and engine.containerd_pid is None:
-            self.obstacle = "containerd has ended: waiting for dockerd to start it again"
-            return None
         session = Session(engine, self._options)
         try:
-            self._daemons = _watched(engine)
+            self._dockerd = _process_descriptor(engine)
             self._programs = _programs(engine)
             header = session.header()
             items = session.start()
         except (ObserveError, OSError) as error:
             session.close()
-            self._close_daemons()
+            self._close_descriptor()
             if engine.is_alive():  # nothing will change by itself: do not try in a tight loop
                 self._retry_at = time.monotonic() + self._retry_seconds
                 self._retry_seconds = min(self._retry_seconds * 2, _RETRY_SECONDS[1])
             self.obstacle = str(error)
             return None
         self.session, self.obstacle = session, ""
-        self._retry_seconds, self._needs_containerd = _RETRY_SECONDS[0], False
+        self._retry_seconds = _RETRY_SECONDS[0]
         return header, items
 
     def wait(self, *descriptors: int) -> None:
         """Sleep until there is something to do, or one of the descriptors can be read."""
         if self.session is not None:
-            self.session.wait(IDLE_SECONDS, *descriptors, *self._daemons)
+            self.session.wait(IDLE_SECONDS, *descriptors, *self._own_descriptors())
         else:
             _any_readable(descriptors, _SEARCH_SECONDS)
 
@@ -88,30 +87,40 @@ class EngineFollower:
 
     @property
     def has_ended(self) -> bool:
-        """Whether dockerd or its containerd has ended since we attached."""
-        return _any_readable(self._daemons, 0)
+        """Whether dockerd has ended since we attached. One that is shutting down still answers without containerd."""
+        return _any_readable(self._own_descriptors(), 0)
 
     @property
     def is_outdated(self) -> bool:
-        """Whether programs that the engine will execute have been replaced on disk: their functions are not probed."""
+        """Whether what the engine uses is not what we attached to: another containerd, or new programs on disk."""
         now = time.monotonic()
-        if self.session is None or now < self._programs_due:
+        if self.session is None or now < self._check_due:
             return False
-        self._programs_due = now + _PROGRAMS_SECONDS
-        return _programs(self.session.engine) != self._programs
+        self._check_due = now + _CHECK_SECONDS
+        engine = self.session.engine
+        return _programs(engine) != self._programs or self._has_another_containerd(engine)
+
+    def _has_another_containerd(self, engine: engines.Engine) -> bool:
+        if engine.containerd_pid is not None:
+            process = procfs.process(engine.containerd_pid)
+            if process is not None and process.state not in "ZX":
+                return False
+        try:
+            return engines.find_engine(self._docker_host).containerd_pid not in (None, engine.containerd_pid)
+        except ObserveError:
+            return False
 
     def detach(self) -> list[Item]:
         """Detach; the session's last items."""
         if self.session is None:
             return []
         session, self.session = self.session, None
-        self._needs_containerd = session.engine.is_alive() and session.engine.containerd_pid is not None
-        self.obstacle = "the engine has ended: waiting for it to come back"
+        self.obstacle = _ENDED
         try:
             return session.stop()
         finally:
             session.close()
-            self._close_daemons()
+            self._close_descriptor()
 
     @property
     def attached(self) -> dict[str, bool]:
@@ -122,9 +131,13 @@ class EngineFollower:
         """What each program has cost in this session."""
         return self.session.usage() if self.session is not None else {}
 
-    def _close_daemons(self) -> None:
-        while self._daemons:
-            os.close(self._daemons.pop())
+    def _own_descriptors(self) -> tuple[int, ...]:
+        return () if self._dockerd is None else (self._dockerd,)
+
+    def _close_descriptor(self) -> None:
+        if self._dockerd is not None:
+            os.close(self._dockerd)
+        self._dockerd = None
 
 
 def _any_readable(descriptors: Iterable[int], timeout_seconds: float) -> bool:
@@ -135,18 +148,16 @@ def _any_readable(descriptors: Iterable[int], timeout_seconds: float) -> bool:
     return bool(waiting.poll(timeout_seconds * 1000))
 
 
-def _watched(engine: engines.Engine) -> list[int]:
-    """Descriptors that can be read once dockerd, or containerd, has ended. Raises HostCannotError if it has already."""
-    descriptors: list[int] = []
-    pids = [engine.pid, *([engine.containerd_pid] if engine.containerd_pid is not None else [])]
-    with suppress(ProcessLookupError):
-        descriptors.extend(map(os.pidfd_open, pids))
-    # A pid may be another's by now.
-    if len(descriptors) < len(pids) or not engine.is_alive():
-        for descriptor in descriptors:
-            os.close(descriptor)
-        raise HostCannotError("the engine has ended: waiting for it to come back")
-    return descriptors
+def _process_descriptor(engine: engines.Engine) -> int:
+    """Can be read once dockerd has ended. Raises HostCannotError if it has already."""
+    try:
+        descriptor = os.pidfd_open(engine.pid)
+    except ProcessLookupError:
+        raise HostCannotError(_ENDED) from None
+    if not engine.is_alive():  # the pid is another's by now
+        os.close(descriptor)
+        raise HostCannotError(_ENDED)
+    return descriptor
 
 
 def _programs(engine: engines.Engine) -> dict[str, tuple[int, int, int]]:

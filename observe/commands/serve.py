@@ -39,8 +39,8 @@ _LISTEN = ("127.0.0.1", 9758)
 _SLOWER_THAN = "1s"
 #: Between two snapshots.
 _PUBLISH_SECONDS = 0.5
-#: New programs on disk are attached to when nothing is in progress, or after so long in any case.
-_OUTDATED_SECONDS = 60.0
+#: Another containerd or new programs on disk are attached to when nothing is in progress, or after so long in any case.
+_OUTDATED_SECONDS = 10.0
 _UNITS_NS = {"us": 1_000, "ms": 1_000_000, "s": 1_000_000_000, "m": 60_000_000_000}
 _SIZES = {"": 1, "k": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
@@ -197,7 +197,7 @@ class _Recorder:
         if follower.has_ended:
             self._detach()
         elif self._must_attach_anew():
-            _say("the engine's programs have changed on disk: attaching anew")
+            _say("the engine has another containerd, or new programs on disk: attaching anew")
             self._detach()
         else:
             self._publish()
