@@ -28,8 +28,9 @@ _REMEMBERED = 10_000
 class ContainerIdentities:
     """Watches the events for new containers and tells who they are."""
 
-    def __init__(self, identity: Identity, data_root: str) -> None:
-        """`identity` is asked on threads of its own."""
+    def __init__(self, identity: Identity, data_root: str, *, configurations: bool = True) -> None:
+        """`identity` is asked on threads of its own; `configurations`: for more than names."""
+        self._wants_configurations = configurations
         self._identity = identity
         self._folder = re.compile(re.escape(data_root.rstrip("/")) + r"/containers/([0-9a-f]{64})")
         self._unknown: dict[str, int] = {}
@@ -73,7 +74,7 @@ class ContainerIdentities:
                 continue
             self._remember(container)
             found.append(container)
-            if len(self._inspected) < _WAITING:
+            if self._wants_configurations and len(self._inspected) < _WAITING:
                 self._inspected.append(self._configurations.submit(self._identity.look_up, [container.id]))
         return found + [container for container in inspected if container.image]
 

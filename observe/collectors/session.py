@@ -39,6 +39,9 @@ FUNCTIONS, INOTIFY = "functions", "inotify"
 PROBES = (*SYSCALL_TRACEPOINTS, *TRACEPOINTS, FUNCTIONS, INOTIFY)
 #: How often the session wants to be polled: the ring holds seconds of a busy engine's events.
 POLL_SECONDS = 0.02
+#: After the first event of a batch: a poll costs the same for few events as for many. Calls and the file events that
+#: they cause are read together as long as this is less than the correlator's patience with inotify.
+_BATCH_SECONDS = 0.04
 #: How long the last answers of the engine are waited for.
 _LAST_ANSWERS_SECONDS = 2.0
 _SECOND_NS = 1_000_000_000
@@ -56,6 +59,8 @@ class SessionOptions:
     inotify: bool = True
     #: Time the documented functions, as far as the engine's binaries show them.
     functions: bool = True
+    #: Ask for each container's configuration, too, and not only for its names.
+    configurations: bool = True
     #: Let the kernel count and time the programs: see `Session.usage`.
     statistics: bool = False
     #: Where compiled programs and resolved functions are kept; None: nowhere.
@@ -122,7 +127,9 @@ class Session:
                 self._inotify = InotifyCollector(engine.path("/"), engine.data_root, engine.storage_driver)
                 self._inotify.start()
             identity = Identity(self.engine, with_values=self._options.with_values)
-            self._containers = ContainerIdentities(identity, self.engine.data_root)
+            self._containers = ContainerIdentities(
+                identity, self.engine.data_root, configurations=self._options.configurations
+            )
             if self._options.statistics:
                 with contextlib.suppress(OSError):  # an older kernel: then the numbers stay 0
                     self._statistics = bpf.enable_run_time_statistics()
@@ -187,7 +194,7 @@ class Session:
         return {**self._probes.usage(), **functions}
 
     def wait(self, timeout_seconds: float, *descriptors: int) -> None:
-        """Sleep until events arrive (then POLL_SECONDS more, so that a poll brings many), or a descriptor can be read.
+        """Sleep until events arrive (and a little more, so that a poll brings many), or a descriptor can be read.
 
         Events wake only a reader that has read all there was: poll before.
         """
@@ -196,7 +203,7 @@ class Session:
         for descriptor in (*descriptors, ring):
             waiting.register(descriptor, select.POLLIN)
         if ring in [descriptor for descriptor, _ in waiting.poll(timeout_seconds * 1000)]:
-            time.sleep(POLL_SECONDS)
+            time.sleep(_BATCH_SECONDS)
 
     def poll(self) -> list[Item]:
         """What has arrived since the last call, in an order that `Correlator` understands."""

@@ -91,6 +91,7 @@ def run(args: argparse.Namespace) -> int:
         with_values=args.with_values,
         inotify=not args.no_inotify,
         functions=not args.no_functions,
+        configurations=args.keep is not None,
         statistics=True,
         cache=cache_folder(),
     )

@@ -30,7 +30,7 @@ _HOUR_NS = 3_600_000_000_000
 #: The slowest of the hour are kept by so many parts of it, so that the oldest ones can be forgotten.
 _PARTS = 6
 #: Containers whose notes are kept for recordings of slow runs: those whose operations may still be open.
-_CONTAINERS = 500
+_CONTAINERS = 100
 _WARNINGS = 20
 #: Requests and answers of any kind that are remembered for those recordings.
 _BOUNDARIES = 2_000
@@ -100,7 +100,7 @@ class Live:
                 if self._events_slower_than_ns is not None:
                     self._remember_boundaries(item)
             else:
-                self._note(item)
+                item = self._note(item)  # noqa: PLW2901 - the same fact, smaller
             runs += self._correlator.feed(item)
         # Also when nothing comes, runs become ready.
         self._finished(runs + self._correlator.advance(self._boot_clock_ns()))
@@ -129,15 +129,19 @@ class Live:
         self._usage = condition.usage
         self.snapshot = self._snapshot(condition)
 
-    def _note(self, note: Note) -> None:
+    def _note(self, note: Note) -> Note:
+        """Keep what a recording would need; what the correlator, who remembers thousands of containers, needs of it."""
         if note.kind in (NoteKind.PROCESS, NoteKind.FUNCTION):
             self._notes.append(note)
-        elif note.kind is NoteKind.CONTAINER:
+        if note.kind is not NoteKind.CONTAINER:
+            return note
+        if self._events_slower_than_ns is not None:
             container_id = str(note.data.get("id", ""))
             self._containers[container_id] = note
             self._containers.move_to_end(container_id)
             if len(self._containers) > _CONTAINERS:
                 self._containers.popitem(last=False)
+        return replace(note, data={**note.data, "configuration": {}})
 
     def _remember_boundaries(self, batch: EventBatch) -> None:
         """Requests and answers: a run tells when they were, and has only the events between them."""
@@ -164,7 +168,7 @@ class Live:
             for sink in self._sinks:
                 sink.offer(self._with_boundaries(run), Stream(self._header, notes))
             # An hour of runs with all their events would be too much to keep.
-            self._keep(replace(run, events=(), configuration={}))
+            self._keep(replace(run, events=()))
 
     def _keep(self, run: Run) -> None:
         self._recent.appendleft(run)

@@ -39,6 +39,22 @@ def feed(live, items):
     live.publish(Condition({}))
 
 
+def test_a_containers_configuration_is_in_its_recording_and_not_kept_otherwise(tmp_path):
+    recorder = FlightRecorder(tmp_path / "keep", 0)
+    recorder.start()
+    live = live_with(recorder)
+    note = identity(1, 1)
+    told = replace(note, data={**note.data, "configuration": {"HostConfig": {"Privileged": True}}})
+    feed(live, stream(create(1, 0), told))
+    recorder.close()
+    (path,) = recorder.folder.iterdir()
+    (run,) = assemble(path, load())[0].runs
+    assert run.configuration == told.data["configuration"]
+    assert [one.configuration for one in live.snapshot.recent] == [{}]
+    feed(live, stream(*(identity(n, n) for n in range(300))))
+    assert len(live._containers) == 100
+
+
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
