@@ -91,7 +91,10 @@ def build_run(
         phases=spans,
         configuration=container.configuration if container else {},
         functions=tuple(FunctionCall(f.function, f.pid, f.start_ns, f.end_ns - f.start_ns, f.complete) for f in frames),
-        calls=tuple(Calls(rules.phases[phase].id, *rest) for phase, *rest in sum_calls(events, phases)),
+        calls=tuple(
+            Calls(rules.phases[phase].id, kind, count, lasted_ns)
+            for phase, kind, count, lasted_ns in sum_calls(events, phases)
+        ),
         events=tuple(
             (rules.phases[phase].id, row.event())
             for phase, row in (zip(phases.tolist(), rows_of(events), strict=True) if keep_events else ())
