@@ -444,6 +444,23 @@ def test_another_goroutine_of_dockerd_is_followed_by_what_it_did_before():
     assert correlator.loss.unattributed_events >= 1
 
 
+def test_a_process_number_that_is_used_again_is_another_containers():
+    """All in one batch."""
+    first, second = start(1, SECOND), start(2, 10 * SECOND)
+    numbers = {3_000 + n: 2_000 + n for n in range(6)}
+    again = [
+        replace(
+            event, **{name: numbers.get(getattr(event, name), getattr(event, name)) for name in ("pid", "tid", "ret")}
+        )
+        for event in second
+    ]
+    items = rebatch(stream(identity(1, 0), identity(2, 0), first, again), repeat(10_000))
+    assert len([item for item in items if isinstance(item, EventBatch)]) == 1
+    runs, correlator = correlate(items, header())
+    assert summary(runs) == [whole("start", 1, first), whole("start", 2, again)]
+    assert correlator.loss.unattributed_events == 0
+
+
 # --- connections and answers ------------------------------------------------------------------------------------------
 
 
