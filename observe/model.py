@@ -57,6 +57,11 @@ class Kind(IntEnum):
     SCHED_PROCESS_FORK = 64
     SCHED_PROCESS_EXEC = 65
     SCHED_PROCESS_EXIT = 66
+    # What threads wait for, while an operation is in flight (see `EVENT_DTYPE`; observe/probes/sched.py).
+    SCHED_SWITCH = 67
+    SCHED_WAKING = 68
+    SOCK_SEND_LENGTH = 69
+    SCHED_WAKEUP_NEW = 70
     # What dockerd reads from and answers on an API connection.
     API_REQUEST = 80
     API_RESPONSE = 81
@@ -73,6 +78,9 @@ class Kind(IntEnum):
         """The kernel's own name of it, as in tracefs and manual pages: `umount2`, `sched_process_fork`."""
         return self.name.lower()
 
+
+#: Kinds that say what threads wait for: many, and of use only together (observe/correlate/why).
+SCHEDULER = frozenset({Kind.SCHED_SWITCH, Kind.SCHED_WAKING, Kind.SOCK_SEND_LENGTH, Kind.SCHED_WAKEUP_NEW})
 
 #: Kinds that are system calls.
 SYSCALLS = frozenset(kind for kind in Kind if kind < Kind.SCHED_PROCESS_FORK)
@@ -110,6 +118,14 @@ class Mark(IntFlag):
 #:           request target of an api_request, full path of an inotify event |
 #: | path2 | the other one: mount source, old name of a rename, put_old of a pivot_root |
 #: | detail | file system type of a mount or fsopen; arguments of an exec joined by NUL; new host name |
+#:
+#: Kinds of `SCHEDULER` use the columns like this. sched_switch: `pid`, `tid` leave the CPU (0: a thread that is not
+#: looked at) and `ret` is the thread that takes it (0 likewise), whose process stands above 32 bits of `flags`; below
+#: 16 bits of `flags` is the state that the first is left in (0: runnable), in the next 16 the number of its system
+#: call plus 1 (0: none); `fd`, `path`, `path2` are that call's first argument, if it is a descriptor, its file's name
+#: and its kind of file system; `detail` is where in the kernel it sleeps, innermost function first, joined by `;`.
+#: sched_waking, sched_wakeup_new: `pid`, `tid` are woken, or begin, by the thread `ret` of the process above 32 bits of `flags`; 0 is an
+#: interrupt. sock_send_length: `pid`, `tid` have sent to a unix socket. `comm` is the thread's that was on the CPU.
 EVENT_DTYPE = np.dtype(
     [
         ("time_ns", "<u8"),

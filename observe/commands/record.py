@@ -56,6 +56,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-inotify", action="store_true", help="without file events")
     parser.add_argument("--no-functions", action="store_true", help="kernel evidence only")
+    parser.add_argument("--no-why", action="store_true", help="without what the time was spent on")
     parser.add_argument(
         "--ring-bytes", metavar="N", type=int, default=DEFAULT_RING_BYTES, help=f"default: {DEFAULT_RING_BYTES}"
     )
@@ -74,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
         with_values=args.with_values,
         inotify=not args.no_inotify,
         functions=not args.no_functions,
+        why=not args.no_why,
         cache=cache_folder(),
     )
     session = Session(find_engine(args.docker_host), options)

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Definition of `bpf/sched.bpf.c`: what it is attached to, what it must know of the kernel, and its records as events."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from observe.errors import HostCannotError
+from observe.model import EVENT_DTYPE, EventBatch
+from observe.probes import kernel_types
+
+SOURCE = "sched.bpf.c"
+
+#: Program of the source, which has the name of the raw tracepoint that it is attached to. The last ones first miss
+#: nothing: who is interrupted is known before anybody is woken.
+RAW_TRACEPOINTS = (
+    "irq_handler_entry",
+    "irq_handler_exit",
+    "softirq_entry",
+    "softirq_exit",
+    "hrtimer_expire_entry",
+    "hrtimer_expire_exit",
+    "sched_waking",
+    "sched_wakeup_new",
+    "sched_switch",
+)
+#: Those that a kernel may lack (Linux 6.3), and what is then less certain: which process a busy daemon heard last.
+OPTIONAL_RAW_TRACEPOINTS = ("sock_send_length",)
+
+#: Maps that only this source's programs use.
+MAPS = ("sched_records", "stacks", "interrupts")
+#: Return addresses that the kernel keeps of a stack (PERF_MAX_STACK_DEPTH).
+STACK_DEPTH = 127
+
+#: Holds 37,000 records: some 5 starts between two drains.
+RING_BYTES = 4 * 1024 * 1024
+
+#: Structure → its members that the program reads, each with older names it may have.
+_MEMBERS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "task_struct": {"pid": ("pid",), "tgid": ("tgid",), "state": ("__state", "state"), "files": ("files",)},
+    "files_struct": {"fdt": ("fdt",)},
+    "fdtable": {"fd": ("fd",), "max_fds": ("max_fds",)},
+    "file": {"f_path": ("f_path",)},
+    "path": {"dentry": ("dentry",)},
+    "dentry": {"d_name": ("d_name",), "d_sb": ("d_sb",)},
+    "qstr": {"name": ("name",)},
+    "super_block": {"s_type": ("s_type",)},
+    "file_system_type": {"name": ("name",)},
+    "sock_common": {"skc_family": ("skc_family",)},
+}
+
+#: struct sched_record of bpf/sched.bpf.c.
+SCHED_RECORD_DTYPE = np.dtype(
+    [
+        ("time_ns", "<u8"),
+        ("goroutine", "<u8"),
+        ("pid", "<u4"),
+        ("tid", "<u4"),
+        ("other_pid", "<u4"),
+        ("other_tid", "<u4"),
+        ("stack", "<i4"),
+        ("fd", "<i4"),
+        ("call", "<i2"),
+        ("state", "<u2"),
+        ("kind", "<u2"),
+        ("unused", "<u2"),
+        ("comm", "S16"),
+        ("file", "S32"),
+        ("filesystem", "S16"),
+    ]
+)
+
+
+def kernel_offsets(btf: bytes) -> dict[str, int]:
+    """Macro → value: what the source has to be compiled with. Raises HostCannotError if the kernel lacks a member."""
+    wanted = {name: [old for names in members.values() for old in names] for name, members in _MEMBERS.items()}
+    try:
+        found = kernel_types.offsets(btf, wanted)
+    except ValueError:
+        raise HostCannotError("the kernel's type information cannot be read") from None
+    macros = {}
+    for structure, members in _MEMBERS.items():
+        for member, names in members.items():
+            at = next((found[structure, name] for name in names if (structure, name) in found), None)
+            if at is None:
+                raise HostCannotError(f"the kernel's type information has no {structure}.{member}")
+            macros[f"OFFSET_{structure}_{member}"] = at
+    return macros
+
+
+def decode(records: npt.NDArray[Any], stacks: Mapping[int, str]) -> EventBatch:
+    """Records (SCHED_RECORD_DTYPE, shape (n,)) as events (see `EVENT_DTYPE`); `stacks`: number → functions."""
+    rows = np.zeros(len(records), dtype=EVENT_DTYPE)
+    for name in ("time_ns", "goroutine", "pid", "tid", "kind"):
+        rows[name] = records[name]
+    rows["ret"] = records["other_tid"]
+    rows["flags"] = (
+        records["state"].astype("<u8")
+        | (records["call"].astype("<i8") + 1).astype("<u8") << np.uint64(16)
+        | records["other_pid"].astype("<u8") << np.uint64(32)
+    )
+    has_file = records["filesystem"] != b""
+    rows["fd"] = np.where(has_file, records["fd"], -1)
+    strings: dict[str, int] = {"": 0}
+    for column, source in (("comm", records["comm"]), ("path", records["file"]), ("path2", records["filesystem"])):
+        rows[column] = _intern([text.decode(errors="backslashreplace") for text in source.tolist()], strings)
+    rows["detail"] = _intern([stacks.get(number, "") for number in records["stack"].tolist()], strings)
+    return EventBatch(rows, tuple(strings))
+
+
+def _intern(texts: Sequence[str], strings: dict[str, int]) -> list[int]:
+    return [strings.setdefault(text, len(strings)) for text in texts]
