@@ -319,6 +319,55 @@ class Evidence(StrEnum):
     NONE = "none"
 
 
+@dataclass(frozen=True, slots=True)
+class Time:
+    """What a time on the critical path was spent on; its parts sum to it. `blocked_ns`: by what was waited for."""
+
+    cpu_ns: int = 0
+    runqueue_ns: int = 0
+    blocked_ns: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PathStep:
+    """A piece of an operation's critical path: one thread that ran, waited for a CPU, or was blocked."""
+
+    start_ns: int
+    duration_ns: int
+    state: str  # "cpu", "runqueue", "blocked"
+    reason: str  # of a block: "disk", "rcu" …; else empty
+    phase: str  # the innermost one
+    program: str
+    pid: int
+    tid: int
+    #: Of a block: the system call, the name of its file, and where in the kernel, innermost function first.
+    call: str = ""
+    file: str = ""
+    stack: tuple[str, ...] = ()
+    #: When the call was entered, if it was recorded; else 0.
+    call_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """What is known to help, who says so, and what it may harm. Never applied by us."""
+
+    text: str
+    source: str
+    risk: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why a part of an operation's critical path took its time, in plain words; `steps`: index of each piece."""
+
+    id: str
+    text: str
+    duration_ns: int
+    remedy: Remedy | None = None
+    steps: tuple[int, ...] = ()
+
+
 #: Shorter phases are as long as the probes that bound them take.
 FLOOR_NS = 5_000
 
@@ -341,6 +390,8 @@ class Span:
     corrected_self_ns: int | None = None
     #: (start_ns, duration_ns) of each piece, if there is more than one; duration_ns is their sum.
     pieces: tuple[tuple[int, int], ...] = ()
+    #: What it was spent on, if the scheduler's events were recorded.
+    time: Time | None = None
 
     @property
     def at_floor(self) -> bool:
@@ -397,5 +448,8 @@ class Run:
     configuration: Mapping[str, Any] = field(default_factory=dict)
     #: The documented functions that ran, by start.
     functions: tuple[FunctionCall, ...] = ()
+    #: Why it took so long, the largest first, and the critical path behind; empty without the scheduler's events.
+    causes: tuple[Cause, ...] = ()
+    path: tuple[PathStep, ...] = ()
     #: (id of the innermost phase, event), by time; empty unless they were asked for.
     events: tuple[tuple[str, Event], ...] = ()

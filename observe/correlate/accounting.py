@@ -43,6 +43,11 @@ class Partition:
     def _rank(self, number: int) -> tuple[int, int, int]:
         return self._phases[number].depth, self._spans[number].start_ns, number
 
+    @property
+    def cuts(self) -> tuple[int, ...]:
+        """Where phases begin and end, in order of time."""
+        return tuple(self._cuts)
+
     def self_ns(self) -> dict[int, int]:
         """Phase number → time in which it was the innermost; the values sum to the operation's duration."""
         total: dict[int, int] = {}

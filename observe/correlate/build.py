@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from observe.correlate.accounting import Partition, by_phase, count_events
 from observe.correlate.frames import Frame, frames_of
@@ -13,7 +13,9 @@ from observe.correlate.operation import Operation
 from observe.correlate.rows import Row
 from observe.correlate.rules import Rules
 from observe.correlate.spans import PhaseSpan, Walk, missing, walk
+from observe.correlate.why import SchedulerEvents, Witnesses, explain
 from observe.model import Container, Departure, Evidence, FunctionCall, Kind, Run, Span
+from observe.phases.causes import load_causes
 
 _FIRST_FAILURE = 400
 
@@ -40,12 +42,16 @@ def build_run(
     goroutines: bool,
     functions: Functions,
     keep_events: bool = False,
+    scheduler: SchedulerEvents | None = None,
+    machine: str = "",
+    engine_version: str = "",
 ) -> Run:
     """The run of an operation that has ended, or was cut off by the end of the recording.
 
     `wall_offset_ns`: epoch minus boot clock; `goroutines`: whether the g register can be trusted to say which
     of dockerd's events are on the request's own goroutine; `functions`: which were probed, and what that cost;
-    `keep_events`: whether the run brings its events along.
+    `keep_events`: whether the run brings its events along; `scheduler`: asked for what the time was spent on, on a
+    machine (`uname -m`) and an engine of this version.
     """
     rows = sorted(operation.rows)
     end_ns = operation.end_ns
@@ -72,6 +78,30 @@ def build_run(
         departures += missing(rules, found, functions.names.values())
     partition = Partition(rules.phases, found.spans, bounds)
     spans = phase_rows(rules, found, rows, bounds, functions)
+    waits = scheduler.between(*bounds) if scheduler else []
+    why = explain(
+        Witnesses(
+            rows=rows,
+            scheduler=waits,
+            bounds=bounds,
+            request_tid=operation.tid,
+            answer_tid=operation.answer_tid,
+            role=role,
+            on_request=lambda row: role(row.pid) == "dockerd" and bool(on_request(row) or _is_handled(operation, row)),
+            phases={
+                span.id: found.spans[number].intervals if number else (bounds,)
+                for number, span in enumerate(spans)
+                if not number or number in found.spans
+            },
+            phase_at=lambda time_ns: rules.phases[partition.phase_at(time_ns)].id,
+            cuts=partition.cuts,
+            machine=machine,
+        ),
+        load_causes(),
+        engine_version,
+    )
+    if why is not None:
+        spans = tuple(replace(span, time=why.times.get(span.id)) for span in spans)
     return Run(
         operation=operation.name,
         container_id=operation.container_id,
@@ -87,12 +117,19 @@ def build_run(
         departures=_in_order(departures, rules),
         phases=spans,
         configuration=container.configuration if container else {},
+        causes=why.causes if why else (),
+        path=why.path if why else (),
         functions=tuple(FunctionCall(f.function, f.pid, f.start_ns, f.end_ns - f.start_ns, f.complete) for f in frames),
         events=tuple(
             (rules.phases[phase].id, row.event())
             for phase, row in (by_phase(rows, partition, found) if keep_events else ())
         ),
     )
+
+
+def _is_handled(operation: Operation, row: Row) -> bool:
+    """Whether a function ran on the goroutine of the request's handler (Go < 1.17)."""
+    return row.kind in (Kind.FUNCTION_ENTRY, Kind.FUNCTION_RETURN) and row.goroutine == operation.handler
 
 
 def use_functions(found: Walk, pieces: Pieces, rules: Rules) -> list[Departure]:

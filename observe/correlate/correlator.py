@@ -25,6 +25,7 @@ from observe.correlate.rows import Row, rows_of
 from observe.correlate.rules import Rules
 from observe.correlate.stack_abi import StackAbiReturns
 from observe.correlate.undecided import Undecided
+from observe.correlate.why import SchedulerEvents
 from observe.model import EventBatch, Header, Item, Kind, Loss, Mark, Note, NoteKind, Run
 from observe.phases import Catalogue
 
@@ -51,9 +52,15 @@ class Correlator:
     What becomes of an event depends on the stream alone, not on how it is cut into batches.
     """
 
-    def __init__(self, header: Header, catalogue: Catalogue, *, keep_events: bool = False) -> None:
-        """`header` of the recording, or of the live session; `keep_events`: runs bring their events along."""
-        self._keep_events = keep_events
+    def __init__(
+        self, header: Header, catalogue: Catalogue, *, keep_events: bool = False, why: bool = False
+    ) -> None:
+        """`header` of the recording, or of the live session; `keep_events`: runs bring their events along.
+
+        `why`: runs say what their time was spent on, if that was recorded.
+        """
+        self._keep_events, self._why = keep_events, why
+        self._scheduler = SchedulerEvents()
         data_root = str(header.engine.get("data_root", ""))
         self._header = header
         self._rules = {name: Rules(catalogue.of(name), data_root) for name in catalogue.operations}
@@ -108,7 +115,7 @@ class Correlator:
             self._imported.append(item)
             return []
         runs: list[Run] = []
-        for row in rows_of(item):
+        for row in rows_of(self._scheduler.take(item)):
             now_ns = row.time_ns + row.duration_ns
             if now_ns >= self._due_ns:
                 runs += self.advance(now_ns)
@@ -210,6 +217,7 @@ class Correlator:
         for operation in self._open.copy():
             if operation.connection == row.fd:
                 operation.status = row.ret
+                operation.answer_tid = row.tid
                 self._close(operation, row.end_ns)
 
     def _close(self, operation: Operation, end_ns: int) -> None:
@@ -307,7 +315,10 @@ class Correlator:
         self._undecided.resolve(ready, pending)
         self._closing = [operation for operation in self._closing if operation not in ready]
         self._schedule()
-        return [self._run(operation) for operation in ready]
+        runs = [self._run(operation) for operation in ready]
+        begun = (operation.start_ns for operation in chain(self._open, self._closing))
+        self._scheduler.forget(min(begun, default=self._now_ns))
+        return runs
 
     def _identify(self, operation: Operation, pending: list[Operation]) -> None:
         """Without goroutines: a start by its name, a create by the folder that was made meanwhile."""
@@ -336,6 +347,9 @@ class Correlator:
             goroutines=self._goroutines,
             functions=self._functions,
             keep_events=self._keep_events,
+            scheduler=self._scheduler if self._why else None,
+            machine=str(self._header.host.get("arch", "")),
+            engine_version=str(self._header.engine.get("version", "")),
         )
 
 

@@ -29,6 +29,8 @@ class Operation:
     layer: str | None = None
     end_ns: int | None = None
     status: int | None = None
+    #: Thread that wrote the answer; 0: not seen.
+    answer_tid: int = 0
     rows: list[Row] = field(default_factory=list)
     #: What its events named so far.
     paths: set[str] = field(default_factory=set)
