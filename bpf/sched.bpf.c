@@ -14,8 +14,8 @@
 
 #define FILE_BYTES 32
 #define FILESYSTEM_BYTES 16
-#define STATE_SLEEPS 3 /* TASK_INTERRUPTIBLE | TASK_UNINTERRUPTIBLE, include/linux/sched.h */
-#define STATE_UNINTERRUPTIBLE 2
+/* TASK_INTERRUPTIBLE | TASK_UNINTERRUPTIBLE | TASK_WAKING (woken on its way to sleep), include/linux/sched.h */
+#define STATE_SLEEPS 0x203
 #define FAMILY_UNIX 1
 #define NO_CALL -1
 #define NO_STACK -1

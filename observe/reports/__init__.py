@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Protocol
 
-from observe.reports import csv_, json_, markdown, text
+from observe.reports import csv_, json_, markdown, text, why_markdown, why_text
 from observe.reports.report import Report, join, without_details
 from observe.reports.terminal import Page
 
@@ -45,7 +45,10 @@ RENDERERS: Mapping[str, Renderer] = MappingProxyType(
     {"text": text.render, "json": json_.render, "csv": csv_.render, "markdown": markdown.render}
 )
 
+#: Name of a format → what writes the critical path and the causes behind it; the others have them in themselves, or not.
+WHY: Mapping[str, Renderer] = MappingProxyType({"text": why_text.render, "markdown": why_markdown.render})
+
 #: Name of a format that is a picture → what draws it.
 PICTURES: Mapping[str, Picture] = MappingProxyType({form: _picture(form) for form in ("png", "svg")})
 
-__all__ = ["PICTURES", "RENDERERS", "Page", "Picture", "Renderer", "Report", "join", "without_details"]
+__all__ = ["PICTURES", "RENDERERS", "WHY", "Page", "Picture", "Renderer", "Report", "join", "without_details"]

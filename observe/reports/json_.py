@@ -7,7 +7,7 @@ import json
 from dataclasses import fields
 from typing import Any
 
-from observe.model import Departure, Event, FunctionCall, Loss, Mark, Run, Span
+from observe.model import Cause, Departure, Event, FunctionCall, Loss, Mark, PathStep, Remedy, Run, Span, Time
 from observe.reports.report import Report
 from observe.reports.terminal import Page
 
@@ -42,6 +42,8 @@ def _run(run: Run) -> dict[str, Any]:
     for phase, event in run.events:
         events.setdefault(phase, []).append(_event(event))
     functions = {"functions": [_fields(call) for call in run.functions]} if run.functions else {}
+    why = {"causes": [_cause(cause) for cause in run.causes]} if run.causes else {}
+    path = {"critical_path": [_fields(step) for step in run.path]} if run.path else {}
     configuration = {"configuration": dict(run.configuration)} if run.configuration else {}
     return {
         "operation": run.operation,
@@ -57,13 +59,23 @@ def _run(run: Run) -> dict[str, Any]:
         "unattributed_ns": run.unattributed_ns,
         "departures": [_fields(departure) for departure in run.departures],
         "phases": [_phase(span, events.get(span.id)) for span in run.phases],
+        **why,
+        **path,
         **functions,
         **configuration,
     }
 
 
 def _phase(span: Span, events: list[dict[str, Any]] | None) -> dict[str, Any]:
-    return {**_fields(span), "at_floor": span.at_floor, **({"events": events} if events else {})}
+    values = {**_fields(span), "at_floor": span.at_floor}
+    time = values.pop("time")
+    if time is not None:
+        values["time"] = _fields(time)
+    return {**values, **({"events": events} if events else {})}
+
+
+def _cause(cause: Cause) -> dict[str, Any]:
+    return {**_fields(cause), "remedy": _fields(cause.remedy) if cause.remedy else None}
 
 
 def _event(event: Event) -> dict[str, Any]:
@@ -74,6 +86,6 @@ def _event(event: Event) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value not in ("", [])}
 
 
-def _fields(value: Departure | FunctionCall | Loss | Span) -> dict[str, Any]:
+def _fields(value: Cause | Departure | FunctionCall | Loss | PathStep | Remedy | Span | Time) -> dict[str, Any]:
     """A flat record; `asdict` would copy every value deeply, which is felt over thousands of runs."""
     return {field.name: getattr(value, field.name) for field in fields(value)}

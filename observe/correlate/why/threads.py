@@ -12,7 +12,8 @@ from typing import NamedTuple
 from observe.correlate.rows import Row
 from observe.model import Kind
 
-_SLEEPS = 0x3  # TASK_INTERRUPTIBLE | TASK_UNINTERRUPTIBLE, include/linux/sched.h
+#: TASK_INTERRUPTIBLE | TASK_UNINTERRUPTIBLE | TASK_WAKING (woken on its way to sleep), include/linux/sched.h
+_SLEEPS = 0x203
 _STATE = 0xFFFF
 
 
@@ -87,8 +88,9 @@ class Threads:
             leaves = self._of(row.tid, row.pid, State.RUNNING)
             asleep = bool(row.flags & _SLEEPS)
             # Neither runnable nor asleep: stopped, traced or dead; nobody has to wait for it.
+            woken = leaves.woken
             leaves.enter(State.ASLEEP if row.flags & _STATE else State.RUNNABLE, row.time_ns)
-            leaves.sleep = row if asleep else None
+            leaves.sleep, leaves.woken = (row, woken) if asleep else (None, None)
         if row.ret:
             takes = self._of(row.ret, row.flags >> 32, State.RUNNABLE)
             if takes.state is State.ASLEEP and takes.woken is not None:
