@@ -53,6 +53,9 @@ class Kind(IntEnum):
     MOUNT_SETATTR = 31
     FORK = 32
     VFORK = 33
+    SENDTO = 34  # to netlink only
+    PWRITE64 = 35
+    SECCOMP = 36
     # Scheduler tracepoints.
     SCHED_PROCESS_FORK = 64
     SCHED_PROCESS_EXEC = 65
@@ -111,7 +114,8 @@ class Mark(IntFlag):
 #: | goroutine | Go's g pointer, from the thread's registers at entry (g of another language: arbitrary); 0 if unknown |
 #: | ret | return value (negative errno on failure); child pid of a fork; thread that called execve of an exec;
 #:           HTTP status of an api_response; cookie of an inotify move |
-#: | flags | flags argument: clone, unshare, setns, mount, umount2, open, move_mount …; mask of an inotify event |
+#: | flags | flags argument: clone, unshare, setns, mount, umount2, open, move_mount …; operation of a seccomp;
+#:           type of the first netlink message of a sendto; mask of an inotify event |
 #: | fd | descriptor argument (fsync, setns), directory descriptor of an *at call, API connection; -1 if none |
 #: | comm | name of the thread |
 #: | path | what is acted upon: mount target, new name of a rename, file, directory, program of an exec,

@@ -62,9 +62,19 @@ class Partition:
             for number, span in self._programs
             if row.pid in span.processes and span.start_ns <= row.time_ns <= span.end_ns
         ]
-        if programs:
-            return max(programs, key=self._rank)
-        return self.phase_at(row.time_ns)
+        at = self.phase_at(row.time_ns)
+        if not programs:
+            return at
+        program = max(programs, key=self._rank)
+        return at if self._is_part(at, program) else program
+
+    def _is_part(self, phase: int, program: int) -> bool:
+        """Whether a phase is what a program does at times, rather than another program that it waits for."""
+        above = [number for number, _ in self._programs if self._lies_in(phase, number)]
+        return self._lies_in(phase, program) and max(above, key=self._rank) == program
+
+    def _lies_in(self, phase: int, outer: int) -> bool:
+        return phase == outer or self._phases[phase].id.startswith(self._phases[outer].id + ".")
 
     def phase_at(self, time_ns: int) -> int:
         """The innermost phase at a moment."""

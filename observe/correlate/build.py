@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from observe.correlate.accounting import Partition, by_phase, count_events
+from observe.correlate.descriptors import with_names
 from observe.correlate.frames import Frame, frames_of
 from observe.correlate.functions import Pieces, pieces_of
 from observe.correlate.operation import Operation
@@ -53,7 +54,7 @@ def build_run(
     `keep_events`: whether the run brings its events along; `scheduler`: asked for what the time was spent on, on a
     machine (`uname -m`) and an engine of this version.
     """
-    rows = sorted(operation.rows)
+    rows = with_names(sorted(operation.rows))
     end_ns = operation.end_ns
     if end_ns is None or operation.status is None:
         end_ns = max((row.end_ns for row in rows), default=operation.start_ns)

@@ -22,7 +22,7 @@ IN_CREATE = 0x100
 IN_DELETE = 0x200
 IN_ISDIR = 0x40000000
 
-_O_EXCL = 0x80
+_O_CREAT, _O_EXCL = 0x40, 0x80
 _INVENTED = int(Mark.INVENTED)
 _CREATE, _CREATE_DIRECTORY, _DELETE, _MOVED_FROM, _MOVED_TO = range(5)
 #: How long inotify's event may come after the call (the reader drains in milliseconds; a loaded host takes longer).
@@ -60,7 +60,7 @@ class FileJoin:
             return
         if row.kind in _DIRECTORIES:
             self._wait(_CREATE_DIRECTORY, row.path, row, certain=True)
-        elif row.kind in _OPENS:
+        elif row.kind in _OPENS and (row.flags & _O_CREAT or row.kind == Kind.CREAT):
             # Without O_EXCL the file may have existed: then nothing was created.
             self._wait(_CREATE, row.path, row, certain=bool(row.flags & _O_EXCL))
         elif row.kind in _RENAMES:

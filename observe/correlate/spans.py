@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -113,20 +113,27 @@ def _walk_in_order(
         candidates = rules.candidates(row, one.role, True) if one.on_request is not False else []
         if not one.on_request:  # what others do for a program proves it only while it runs
             others = rules.candidates(row, one.role, False)
-            begun = [phase for phase in others if phase not in of_programs or phase in found.spans]
+            begun = [phase for phase in others if _has_begun(phase, of_programs, rules, found)]
             candidates = sorted({*candidates, *begun})
         chosen = _choose(_possible(candidates, rules, failed=failed), current)
         if chosen is None:
             continue
-        if chosen < current and not _contains(rules, chosen, current):
-            _depart(chosen, rules, found)
-            continue
-        current = max(current, chosen)
+        if not rules.phases[chosen].several:
+            if chosen < current and not _contains(rules, chosen, current):
+                _depart(chosen, rules, found)
+                continue
+            current = max(current, chosen)
         _cover(found, chosen, max(row.time_ns, bounds[0]), min(row.end_ns, bounds[1]))
         found.paths.setdefault(row.path, []).append((row.time_ns, chosen))
     for program in waiting:
         current = _enter_program(program, current, rules, found)
     return found
+
+
+def _has_begun(phase: int, of_programs: Collection[int], rules: Rules, found: Walk) -> bool:
+    """Whether the program that a phase is, or is a part of, has begun; yes if it is no part of any."""
+    programs = [number for number in of_programs if number == phase or _contains(rules, number, phase)]
+    return not programs or max(programs) in found.spans
 
 
 def missing(rules: Rules, found: Walk, functions: Iterable[str] = ()) -> list[Departure]:
@@ -170,7 +177,11 @@ def _cover(found: Walk, phase: int, start_ns: int, end_ns: int) -> None:
 
 def _cover_weakly(found: Walk, phase: int, row: Row, rules: Rules, bounds: tuple[int, int]) -> None:
     """Count an event for a phase if it lies between the phases before and after, as far as those were seen."""
-    others = {number: span for number, span in found.spans.items() if not _contains(rules, number, phase)}
+    others = {
+        number: span
+        for number, span in found.spans.items()
+        if not _contains(rules, number, phase) and not rules.phases[number].several
+    }
     earliest = max((span.end_ns for number, span in others.items() if number < phase), default=bounds[0])
     latest = min((span.start_ns for number, span in others.items() if number > phase), default=bounds[1])
     if earliest <= row.time_ns and row.end_ns <= latest:
@@ -223,7 +234,8 @@ def _enter_program(program: _Program, current: int, rules: Rules, found: Walk) -
     phase = program.phase
     span = found.spans.get(phase)
     again = span is not None and bool(span.processes)
-    late = phase < current and span is None and not _contains(rules, phase, current)
+    several = rules.phases[phase].several
+    late = phase < current and span is None and not several and not _contains(rules, phase, current)
     if (again or late) and not program.many:
         _depart(phase, rules, found)
     if span is None:
@@ -231,7 +243,7 @@ def _enter_program(program: _Program, current: int, rules: Rules, found: Walk) -
     else:
         span.cover(program.start_ns, program.end_ns)
         span.processes |= program.processes
-    return max(current, phase)
+    return current if several else max(current, phase)
 
 
 def _cut_to_last_event(rows: Sequence[Row], rules: Rules, found: Walk) -> None:
