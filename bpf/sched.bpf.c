@@ -12,8 +12,8 @@
 #include "lineage.h"
 #include "in_flight.h"
 
-#define FILE_BYTES 32
-#define FILESYSTEM_BYTES 16
+#define FILE_BYTES 24
+#define FILESYSTEM_BYTES 8
 /* TASK_INTERRUPTIBLE | TASK_UNINTERRUPTIBLE | TASK_WAKING (woken on its way to sleep), include/linux/sched.h */
 #define STATE_SLEEPS 0x203
 #define FAMILY_UNIX 1
@@ -23,18 +23,26 @@
 /* Small, since there are many; a ring of its own. observe/probes/sched.py has the same layout. */
 struct sched_record {
 	u64 time_ns;
-	u64 goroutine; /* Go's g register where the kernel was entered */
-	u32 pid;       /* who leaves the CPU; who is woken; who sends. Zero: nobody of the lineage */
+	u32 pid; /* who leaves the CPU; who is woken; who sends. Zero: nobody of the lineage */
 	u32 tid;
+	u16 kind;
+	u16 state;
+	s16 call;     /* number of the system call in which it leaves the CPU */
+	u16 has_file; /* its first argument is a descriptor: a record of kind KIND_SCHED_FILE of the thread went before */
 	u32 other_pid; /* who takes the CPU; who wakes (zero: an interrupt) */
 	u32 other_tid;
 	s32 stack;
 	s32 fd;
-	s16 call; /* number of the system call in which it leaves the CPU */
-	u16 state;
+	u64 unused[2];
+};
+
+/* The same for KIND_SCHED_FILE: what a descriptor is. */
+struct sched_file {
+	u64 time_ns;
+	u32 pid;
+	u32 tid;
 	u16 kind;
-	u16 unused;
-	char comm[16];
+	u16 unused[3];
 	char file[FILE_BYTES];
 	char filesystem[FILESYSTEM_BYTES];
 };
@@ -80,16 +88,14 @@ static __always_inline struct sched_record *reserve_sched(u16 kind)
 		return NULL;
 	}
 	record->time_ns = bpf_ktime_get_boot_ns();
-	record->goroutine = 0;
-	record->pid = record->tid = record->other_pid = record->other_tid = 0;
+	record->pid = record->tid = 0;
+	record->kind = kind;
+	record->state = 0;
+	record->call = NO_CALL;
+	record->has_file = 0;
+	record->other_pid = record->other_tid = 0;
 	record->stack = NO_STACK;
 	record->fd = -1;
-	record->call = NO_CALL;
-	record->state = 0;
-	record->kind = kind;
-	record->unused = 0;
-	record->file[0] = record->filesystem[0] = 0;
-	bpf_get_current_comm(record->comm, sizeof(record->comm));
 	return record;
 }
 
@@ -99,53 +105,74 @@ static __always_inline void submit_sched(struct sched_record *record)
 	count(COUNTER_RECORDS);
 }
 
-/* Name and kind of file system of a descriptor of the current process. */
-static __always_inline void read_file(struct sched_record *record, u32 fd)
+/* Tell the name and the kind of file system of a descriptor of the current process; whether it is one. */
+static __always_inline u32 tell_file(u32 fd, u64 id)
 {
 	u64 at = bpf_get_current_task(), table = 0, name = 0, filesystem = 0;
+	struct sched_file *file;
 	u32 descriptors = 0;
 
 	READ(at, at + OFFSET_task_struct_files);
 	READ(table, at + OFFSET_files_struct_fdt);
 	READ(descriptors, table + OFFSET_fdtable_max_fds);
 	if (fd >= descriptors)
-		return;
+		return 0;
 	READ(at, table + OFFSET_fdtable_fd);
 	READ(at, at + 8ULL * fd);
 	if (!at)
-		return;
+		return 0;
 	READ(at, at + OFFSET_file_f_path + OFFSET_path_dentry);
 	READ(name, at + OFFSET_dentry_d_name + OFFSET_qstr_name);
 	READ(filesystem, at + OFFSET_dentry_d_sb);
 	READ(filesystem, filesystem + OFFSET_super_block_s_type);
 	READ(filesystem, filesystem + OFFSET_file_system_type_name);
-	bpf_probe_read_kernel_str(record->file, FILE_BYTES, (const void *)name);
-	bpf_probe_read_kernel_str(record->filesystem, FILESYSTEM_BYTES, (const void *)filesystem);
+	file = sched_records.ringbuf_reserve(sizeof(struct sched_file));
+	if (!file) {
+		count(COUNTER_RING_BUFFER);
+		return 0;
+	}
+	file->time_ns = 0;
+	file->pid = id >> 32;
+	file->tid = id;
+	file->kind = KIND_SCHED_FILE;
+	file->file[0] = file->filesystem[0] = 0;
+	bpf_probe_read_kernel_str(file->file, FILE_BYTES, (const void *)name);
+	bpf_probe_read_kernel_str(file->filesystem, FILESYSTEM_BYTES, (const void *)filesystem);
+	sched_records.ringbuf_submit(file, BPF_RB_NO_WAKEUP);
+	return 1;
 }
 
-/* In which system call, on which file and where in the kernel the current thread goes to sleep. */
-static __always_inline void read_sleep(struct sched_record *record, void *ctx)
+/* Where the current thread goes to sleep. */
+struct sleep {
+	s64 call;
+	s64 fd;
+	s64 stack;
+	u32 has_file;
+};
+
+static __always_inline void find_sleep(struct sleep *sleep, void *ctx, u64 id)
 {
 	struct registers regs;
 
 	bpf_probe_read_kernel(&regs, sizeof(regs), (const void *)bpf_task_pt_regs(bpf_get_current_task_btf()));
-	record->goroutine = GOROUTINE(&regs);
 	if (IN_SYSTEM_CALL(&regs)) {
 		u64 arguments[] = ARGUMENTS(&regs);
-		s64 number = SYSCALL_NUMBER(&regs);
 
-		record->call = number;
-		record->fd = arguments[0];
-		if (record->fd >= 0 && arguments[0] < (1 << 20))
-			read_file(record, record->fd);
+		sleep->call = SYSCALL_NUMBER(&regs);
+		if (CALL_SAYS_ALL(sleep->call))
+			return;
+		sleep->fd = (s32)arguments[0];
+		if (sleep->fd >= 0 && arguments[0] < (1 << 20))
+			sleep->has_file = tell_file(sleep->fd, id);
 	}
-	record->stack = stacks.get_stackid(ctx, 0);
+	sleep->stack = stacks.get_stackid(ctx, 0);
 }
 
 int sched_switch(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 preempted = ctx->args[0], prev = ctx->args[1], next = ctx->args[2], id;
-	u32 pid, next_pid, zero = 0, leaves, takes, *depth;
+	struct sleep sleep = { .call = NO_CALL, .fd = -1, .stack = NO_STACK };
+	u32 pid, next_pid, state = 0, zero = 0, leaves, takes, *depth;
 	struct sched_record *record;
 
 	if (!any_in_flight())
@@ -160,6 +187,11 @@ int sched_switch(struct bpf_raw_tracepoint_args *ctx)
 	takes = is_in_lineage(next_pid);
 	if (!leaves && !takes)
 		return 0;
+	if (leaves && !(preempted & 1)) {
+		READ(state, prev + OFFSET_task_struct_state);
+		if (state & STATE_SLEEPS)
+			find_sleep(&sleep, ctx, id);
+	}
 	record = reserve_sched(KIND_SCHED_SWITCH);
 	if (!record)
 		return 0;
@@ -168,15 +200,13 @@ int sched_switch(struct bpf_raw_tracepoint_args *ctx)
 		record->other_tid = tid_of(next);
 	}
 	if (leaves) {
-		u32 state = 0;
-
 		record->pid = pid;
 		record->tid = id;
-		if (!(preempted & 1))
-			READ(state, prev + OFFSET_task_struct_state);
 		record->state = state;
-		if (state & STATE_SLEEPS)
-			read_sleep(record, ctx);
+		record->call = sleep.call;
+		record->fd = sleep.fd;
+		record->has_file = sleep.has_file;
+		record->stack = sleep.stack;
 	}
 	submit_sched(record);
 	return 0;

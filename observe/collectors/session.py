@@ -22,7 +22,7 @@ from observe.collectors.kernel_stacks import KernelStacks
 from observe.collectors.ring import RingReader
 from observe.engine import procfs
 from observe.errors import HostCannotError
-from observe.model import EventBatch, Header, Item, Note, NoteKind
+from observe.model import EventBatch, Header, Item, Kind, Note, NoteKind
 from observe.phases import load
 from observe.probes.attach import DEFAULT_RING_BYTES, EventProbes, FunctionProbes, build_image, check_ring_bytes
 from observe.probes.attach_sched import SchedProbes
@@ -32,7 +32,7 @@ from observe.probes.functions import ENTRY_COST_NS, RETURN_COST_NS, Function
 from observe.probes.layout import Counter
 from observe.probes.sched import RING_BYTES as SCHED_RING_BYTES
 from observe.probes.sched import SCHED_RECORD_DTYPE
-from observe.probes.sched import decode as decode_sched
+from observe.probes.sched import Decoder as SchedDecoder
 from observe.probes.targets import Targets, find_targets
 
 #: How often the session wants to be polled: the ring holds seconds of a busy engine's events.
@@ -288,11 +288,13 @@ class _Scheduler:
             self.probes.close()
             raise
         self._stacks = KernelStacks(self.probes.stack)
+        self._decoder = SchedDecoder()
 
     def drain(self) -> EventBatch:
         """What has arrived."""
         records = self._ring.records()
-        return decode_sched(records, self._stacks.texts(set(records["stack"].tolist())))
+        is_switch = records["kind"] == Kind.SCHED_SWITCH
+        return self._decoder.decode(records, self._stacks.texts(set(records["stack"][is_switch].tolist())))
 
     def close(self) -> None:
         """Detach and free."""

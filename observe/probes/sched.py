@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -36,8 +36,8 @@ MAPS = ("sched_records", "stacks", "interrupts")
 #: Return addresses that the kernel keeps of a stack (PERF_MAX_STACK_DEPTH).
 STACK_DEPTH = 127
 
-#: Holds 37,000 records: some 5 starts between two drains.
-RING_BYTES = 4 * 1024 * 1024
+#: Holds 131,000 records: about 15 container starts between two drains.
+RING_BYTES = 8 * 1024 * 1024
 
 #: Structure → its members that the program reads, each with older names it may have.
 _MEMBERS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
@@ -57,22 +57,35 @@ _MEMBERS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 SCHED_RECORD_DTYPE = np.dtype(
     [
         ("time_ns", "<u8"),
-        ("goroutine", "<u8"),
         ("pid", "<u4"),
         ("tid", "<u4"),
+        ("kind", "<u2"),
+        ("state", "<u2"),
+        ("call", "<i2"),
+        ("has_file", "<u2"),
         ("other_pid", "<u4"),
         ("other_tid", "<u4"),
         ("stack", "<i4"),
         ("fd", "<i4"),
-        ("call", "<i2"),
-        ("state", "<u2"),
-        ("kind", "<u2"),
-        ("unused", "<u2"),
-        ("comm", "S16"),
-        ("file", "S32"),
-        ("filesystem", "S16"),
+        ("unused", "<u8", 2),
     ]
 )
+
+#: struct sched_file, which has the same size.
+SCHED_FILE_DTYPE = np.dtype(
+    [
+        ("time_ns", "<u8"),
+        ("pid", "<u4"),
+        ("tid", "<u4"),
+        ("kind", "<u2"),
+        ("unused", "<u2", 3),
+        ("file", "S24"),
+        ("filesystem", "S8"),
+    ]
+)
+
+#: KIND_SCHED_FILE of bpf/record.h.
+_FILE = 71
 
 
 def kernel_offsets(btf: bytes) -> dict[str, int]:
@@ -92,25 +105,47 @@ def kernel_offsets(btf: bytes) -> dict[str, int]:
     return macros
 
 
-def decode(records: npt.NDArray[Any], stacks: Mapping[int, str]) -> EventBatch:
-    """Records (SCHED_RECORD_DTYPE, shape (n,)) as events (see `EVENT_DTYPE`); `stacks`: number → functions."""
-    rows = np.zeros(len(records), dtype=EVENT_DTYPE)
-    for name in ("time_ns", "goroutine", "pid", "tid", "kind"):
-        rows[name] = records[name]
-    rows["ret"] = records["other_tid"]
-    rows["flags"] = (
-        records["state"].astype("<u8")
-        | (records["call"].astype("<i8") + 1).astype("<u8") << np.uint64(16)
-        | records["other_pid"].astype("<u8") << np.uint64(32)
-    )
-    has_file = records["filesystem"] != b""
-    rows["fd"] = np.where(has_file, records["fd"], -1)
-    strings: dict[str, int] = {"": 0}
-    for column, source in (("comm", records["comm"]), ("path", records["file"]), ("path2", records["filesystem"])):
-        rows[column] = _intern([text.decode(errors="backslashreplace") for text in source.tolist()], strings)
-    rows["detail"] = _intern([stacks.get(number, "") for number in records["stack"].tolist()], strings)
-    return EventBatch(rows, tuple(strings))
+class Decoder:
+    """Records become events; the files that they name may have come with those before."""
+
+    def __init__(self) -> None:
+        """No file is named yet."""
+        self._files: dict[int, tuple[str, str]] = {}
+
+    def decode(self, records: npt.NDArray[Any], stacks: Mapping[int, str]) -> EventBatch:
+        """Records (SCHED_RECORD_DTYPE, shape (n,)) as events (see `EVENT_DTYPE`); `stacks`: number → functions."""
+        is_file = records["kind"] == _FILE
+        switches = records[~is_file]
+        rows = np.zeros(len(switches), dtype=EVENT_DTYPE)
+        for name in ("time_ns", "pid", "tid", "kind"):
+            rows[name] = switches[name]
+        rows["ret"] = switches["other_tid"]
+        rows["flags"] = (
+            switches["state"].astype("<u8")
+            | (switches["call"].astype("<i8") + 1).astype("<u8") << np.uint64(16)
+            | switches["other_pid"].astype("<u8") << np.uint64(32)
+        )
+        rows["fd"] = np.where(switches["has_file"], switches["fd"], -1)
+        strings: dict[str, int] = {"": 0}
+        for number in np.unique(switches["stack"][switches["stack"] >= 0]).tolist():
+            index = strings.setdefault(stacks.get(number, ""), len(strings))
+            rows["detail"][switches["stack"] == number] = index
+        for at, name, filesystem in self._named(records, is_file):
+            rows["path"][at] = strings.setdefault(name, len(strings))
+            rows["path2"][at] = strings.setdefault(filesystem, len(strings))
+        return EventBatch(rows, tuple(strings))
+
+    def _named(self, records: npt.NDArray[Any], is_file: npt.NDArray[np.bool_]) -> Iterator[tuple[int, str, str]]:
+        """(index of the event, name, file system) of those that have a file."""
+        files = records.view(SCHED_FILE_DTYPE)
+        before = np.cumsum(is_file)
+        for at in np.flatnonzero(is_file | (records["has_file"] != 0)).tolist():
+            tid = int(records["tid"][at])
+            if is_file[at]:
+                self._files[tid] = (_text(files["file"][at]), _text(files["filesystem"][at]))
+            elif tid in self._files:
+                yield at - int(before[at]), *self._files.pop(tid)
 
 
-def _intern(texts: Sequence[str], strings: dict[str, int]) -> list[int]:
-    return [strings.setdefault(text, len(strings)) for text in texts]
+def _text(value: bytes) -> str:
+    return value.decode(errors="backslashreplace")

@@ -13,7 +13,7 @@ from observe.phases.causes import CauseRule, Causes
 #: So many names are listed in a text.
 _NAMES = 3
 #: moby writes a new file beside the old one and renames it (pkg/ioutils.AtomicWriteFile).
-_ATOMIC = re.compile(r"\.tmp-(.+?)\d+")
+_ATOMIC = re.compile(r"\.tmp-(.+?)\d*")
 
 
 def causes_of(path: Sequence[PathStep], catalogue: Causes, engine_version: str) -> tuple[Cause, ...]:
