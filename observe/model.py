@@ -128,8 +128,8 @@ class Mark(IntFlag):
 #: 16 bits of `flags` is the state that the first is left in (0: runnable), in the next 16 the number of its system
 #: call plus 1 (0: none); `fd`, `path`, `path2` are that call's first argument, if it is a descriptor, its file's name
 #: and its kind of file system; `detail` is where in the kernel it sleeps, innermost function first, joined by `;`.
-#: sched_waking, sched_wakeup_new: `pid`, `tid` are woken, or begin, by the thread `ret` of the process above 32 bits of `flags`; 0 is an
-#: interrupt. sock_send_length: `pid`, `tid` have sent to a unix socket.
+#: sched_waking, sched_wakeup_new: `pid`, `tid` are woken, or begin, by the thread `ret` of the process above 32 bits
+#: of `flags`; 0 is an interrupt. sock_send_length: `pid`, `tid` have sent to a unix socket.
 EVENT_DTYPE = np.dtype(
     [
         ("time_ns", "<u8"),

@@ -52,9 +52,7 @@ class Correlator:
     What becomes of an event depends on the stream alone, not on how it is cut into batches.
     """
 
-    def __init__(
-        self, header: Header, catalogue: Catalogue, *, keep_events: bool = False, why: bool = False
-    ) -> None:
+    def __init__(self, header: Header, catalogue: Catalogue, *, keep_events: bool = False, why: bool = False) -> None:
         """`header` of the recording, or of the live session; `keep_events`: runs bring their events along.
 
         `why`: runs say what their time was spent on, if that was recorded.

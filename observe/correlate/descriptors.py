@@ -21,10 +21,12 @@ def with_names(rows: Sequence[Row]) -> list[Row]:
     for row in rows:
         if row.kind in _OPENS and row.ret >= 0:
             opened[row.pid, row.ret] = row.path
-        elif row.kind in _MOUNTS:
-            row = row._replace(path=_name(row.path, row.pid, opened), path2=_name(row.path2, row.pid, opened))
-        named.append(row)
+        named.append(_renamed(row, opened) if row.kind in _MOUNTS else row)
     return named
+
+
+def _renamed(row: Row, opened: dict[tuple[int, int], str]) -> Row:
+    return row._replace(path=_name(row.path, row.pid, opened), path2=_name(row.path2, row.pid, opened))
 
 
 def _name(path: str, pid: int, opened: dict[tuple[int, int], str]) -> str:

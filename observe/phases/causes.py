@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why operations take their time, as data: `causes.toml` says how a reason and a cause are recognised, and the words."""
+"""Why operations take their time, as data: `causes.toml` says how a cause is recognised, and the words for it."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ _ADDRESS_BYTES = 8
 
 
 class SchedProbes:
-    """Attached from `attach()` to `close()`. They ask the lineage of `EventProbes` and write into a ring of their own."""
+    """Attached from `attach()` to `close()`. They ask the lineage of `EventProbes`; their ring is their own."""
 
     def __init__(self, image: compiler.Image, events_probes: EventProbes) -> None:
         """Create the maps and load. Raises HostCannotError if this kernel cannot, saying why."""
@@ -73,9 +73,7 @@ class SchedProbes:
     def stack(self, number: int) -> tuple[int, ...]:
         """Return addresses of a stack in the kernel, the innermost first; empty if it is not kept."""
         try:
-            value = bpf.map_lookup(
-                self._maps["stacks"], struct.pack("<I", number), sched.STACK_DEPTH * _ADDRESS_BYTES
-            )
+            value = bpf.map_lookup(self._maps["stacks"], struct.pack("<I", number), sched.STACK_DEPTH * _ADDRESS_BYTES)
         except OSError:
             return ()
         addresses = struct.unpack(f"<{sched.STACK_DEPTH}Q", value)

@@ -47,40 +47,55 @@ def offsets(btf: bytes, wanted: Mapping[str, Iterable[str]]) -> dict[tuple[str, 
 
     Members of nameless structures and unions inside count as the outer one's. Raises ValueError if it is no BTF.
     """
-    if len(btf) < _HEADER.size or struct.unpack_from("<H", btf)[0] != _MAGIC:
-        raise ValueError("no BTF")
-    _, _, _, header_bytes, type_start, type_bytes, string_start, string_bytes = _HEADER.unpack_from(btf)
-    types = btf[header_bytes + type_start :][:type_bytes]
-    strings = btf[header_bytes + string_start :][:string_bytes]
-    starts = list(_starts(types))
-    names = {strings.find(b"\0" + name.encode() + b"\0") + 1: name for name in wanted}
+    types = _Types(btf)
+    found = {}
+    for structure, start in types.structures(wanted):
+        for member in wanted[structure]:
+            offset_bits = types.find(start, member)
+            if offset_bits is not None:
+                found[structure, member] = offset_bits // 8
+    return found
 
-    def members(start: int) -> Iterator[_Member]:
-        _, info, _ = _TYPE.unpack_from(types, start)
-        for number in range(info & 0xFFFF):
-            name, kind, at = _MEMBER.unpack_from(types, start + _TYPE.size + number * _MEMBER.size)
-            text = strings[name : strings.index(b"\0", name)].decode(errors="replace")
-            yield _Member(text, kind, at & 0xFFFFFF if info >> 31 else at)
 
-    def find(start: int, member: str) -> int | None:
-        for one in members(start):
+class _Types:
+    """The types of a BTF blob."""
+
+    def __init__(self, btf: bytes) -> None:
+        if len(btf) < _HEADER.size or struct.unpack_from("<H", btf)[0] != _MAGIC:
+            raise ValueError("no BTF")
+        _, _, _, header_bytes, type_start, type_bytes, string_start, string_bytes = _HEADER.unpack_from(btf)
+        self._types = btf[header_bytes + type_start :][:type_bytes]
+        self._strings = btf[header_bytes + string_start :][:string_bytes]
+        self._starts = list(_starts(self._types))
+
+    def structures(self, names: Iterable[str]) -> Iterator[tuple[str, int]]:
+        """(name, where it begins) of each structure of these names that is not only declared."""
+        by_offset = {self._strings.find(b"\0" + name.encode() + b"\0") + 1: name for name in names}
+        for start in self._starts:
+            name, info, _ = _TYPE.unpack_from(self._types, start)
+            if name in by_offset and _kind(info) == _STRUCT and info & 0xFFFF:
+                yield by_offset[name], start
+
+    def find(self, start: int, member: str) -> int | None:
+        """Offset of a member in bits, whether its own or that of a nameless one; None if there is no such member."""
+        for one in self._members(start):
             if one.name == member:
                 return one.offset_bits
-            if not one.name and _kind(types, starts[one.type - 1]) in (_STRUCT, _UNION):
-                inside = find(starts[one.type - 1], member)
+            if one.name:
+                continue
+            inner = self._starts[one.type - 1]
+            if _kind(_TYPE.unpack_from(self._types, inner)[1]) in (_STRUCT, _UNION):
+                inside = self.find(inner, member)
                 if inside is not None:
                     return one.offset_bits + inside
         return None
 
-    found = {}
-    for start in starts:
-        name, info, _ = _TYPE.unpack_from(types, start)
-        if name in names and info >> 24 & 31 == _STRUCT and info & 0xFFFF:
-            for member in wanted[names[name]]:
-                offset_bits = find(start, member)
-                if offset_bits is not None:
-                    found[names[name], member] = offset_bits // 8
-    return found
+    def _members(self, start: int) -> Iterator[_Member]:
+        _, info, _ = _TYPE.unpack_from(self._types, start)
+        for number in range(info & 0xFFFF):
+            name, kind, at = _MEMBER.unpack_from(self._types, start + _TYPE.size + number * _MEMBER.size)
+            text = self._strings[name : self._strings.index(b"\0", name)].decode(errors="replace")
+            yield _Member(text, kind, at & 0xFFFFFF if info >> 31 else at)
 
 
 def _starts(types: bytes) -> Iterator[int]:
@@ -88,10 +103,10 @@ def _starts(types: bytes) -> Iterator[int]:
     at = 0
     while at + _TYPE.size <= len(types):
         yield at
-        info = _TYPE.unpack_from(types, at)[1]
-        fixed, each = _MORE.get(info >> 24 & 31, (0, 0))
+        info: int = _TYPE.unpack_from(types, at)[1]
+        fixed, each = _MORE.get(_kind(info), (0, 0))
         at += _TYPE.size + fixed + each * (info & 0xFFFF)
 
 
-def _kind(types: bytes, start: int) -> int:
-    return int(_TYPE.unpack_from(types, start)[1]) >> 24 & 31
+def _kind(info: int) -> int:
+    return info >> 24 & 31

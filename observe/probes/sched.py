@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Definition of `bpf/sched.bpf.c`: what it is attached to, what it must know of the kernel, and its records as events."""
+"""Definition of `bpf/sched.bpf.c`: where it is attached, what it must know of the kernel, its records as events."""
 
 from __future__ import annotations
 

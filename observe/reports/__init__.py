@@ -45,7 +45,7 @@ RENDERERS: Mapping[str, Renderer] = MappingProxyType(
     {"text": text.render, "json": json_.render, "csv": csv_.render, "markdown": markdown.render}
 )
 
-#: Name of a format → what writes the critical path and the causes behind it; the others have them in themselves, or not.
+#: Name of a format → what writes the critical path and the causes behind it.
 WHY: Mapping[str, Renderer] = MappingProxyType({"text": why_text.render, "markdown": why_markdown.render})
 
 #: Name of a format that is a picture → what draws it.

@@ -35,10 +35,8 @@ def _run(why: WhyRun, page: Page) -> Iterable[str]:
     yield f"## Why {run.operation} {name} took {page.duration(run.duration_ns)}"
     yield page.dot.join(spent(why.time, run.duration_ns, page))
     for number, row in enumerate(why.causes, start=1):
-        lines = [
-            f"{number}. **{page.duration(row.cause.duration_ns)}** ({words.percent(row.share)}): "
-            f"{code(row.cause.text, page)}"
-        ]
+        duration, share = page.duration(row.cause.duration_ns), words.percent(row.share)
+        lines = [f"{number}. **{duration}** ({share}): {code(row.cause.text, page)}"]
         lines += [f"   - {code(evidence(step, run.start_ns, page), page)}" for step in row.evidence]
         if row.cause.remedy:
             lines.append(f"   - {remedy(row.cause.remedy)}")

@@ -82,7 +82,8 @@ def why_run(run: Run) -> WhyRun | None:
     if time is None or not run.path:
         return None
     rows = tuple(
-        CauseRow(cause, cause.duration_ns / run.duration_ns, _largest(cause, run.path)) for cause in run.causes[:LARGEST]
+        CauseRow(cause, cause.duration_ns / run.duration_ns, _largest(cause, run.path))
+        for cause in run.causes[:LARGEST]
     )
     others = run.causes[LARGEST:]
     return WhyRun(run, time, rows, len(others), sum(cause.duration_ns for cause in others), _links(run))

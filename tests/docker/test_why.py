@@ -30,7 +30,7 @@ def spent(steps: Iterable[Mapping[str, Any]], start_ns: int, end_ns: int) -> Cou
 
 @pytest.fixture(scope="module")
 def busy(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], dict[int, list[dict[str, Any]]]]:
-    """Starts through a runtime that is built of known parts, and what it says of each, by its process and its child's."""
+    """Starts through a runtime that is built of known parts, and what it says of each, by process."""
     folder = tmp_path_factory.mktemp("busy")
     runtime = folder / "busy"
     runtime.symlink_to(WORKLOADS / "busy_runtime.py")
@@ -63,9 +63,7 @@ def test_a_runtime_of_known_parts_is_split_as_it_is_built(
     for run in runs:
         parts = parts_of(run, told)
         assert set(parts) == {"spin", "sleep", "fsync", "child", "child_spin", "child_sleep"}
-        split = {
-            name: spent(run["critical_path"], part["start_ns"], part["end_ns"]) for name, part in parts.items()
-        }
+        split = {name: spent(run["critical_path"], part["start_ns"], part["end_ns"]) for name, part in parts.items()}
         length = {name: part["end_ns"] - part["start_ns"] for name, part in parts.items()}
         for name, found in split.items():
             assert sum(found.values()) == length[name], name
@@ -131,7 +129,9 @@ def test_shares_sum_to_every_phase_at_eight_clients_and_no_step_is_another_conta
         strangers = [
             step
             for step in run["critical_path"]
-            if step["program"] not in daemons and step["pid"] in owners and run["container_id"] not in owners[step["pid"]]
+            if step["program"] not in daemons
+            and step["pid"] in owners
+            and run["container_id"] not in owners[step["pid"]]
         ]
         assert strangers == []
         assert all(step["program"] for step in run["critical_path"])

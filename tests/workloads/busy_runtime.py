@@ -1,10 +1,11 @@
 #!/usr/bin/python3 -IS
 # SPDX-License-Identifier: Apache-2.0
-"""A runtime for dockerd (--add-runtime) that does a bit of everything before `runc create`, and says when it did what.
+"""A runtime for dockerd (--add-runtime) that does a bit of everything before `runc create`, and says when.
 
-It is told by a link to this file. To LINK.parts beside it goes one JSON line a part: {"part", "pid", "start_ns", "end_ns",
-"queued_ns"}, boot clock, with the time that the kernel itself says it waited for a CPU meanwhile: `spin`, `sleep`, `fsync` (20 of a small file) and
-`child` (a process that spins, then sleeps, while this one waits for it; its own parts are `child_spin`, `child_sleep`).
+It is told by a link to this file. To LINK.parts beside it goes one JSON line a part: {"part", "pid", "start_ns",
+"end_ns", "queued_ns"}, boot clock, with the time that the kernel itself says it waited for a CPU meanwhile: `spin`,
+`sleep`, `fsync` (20 of a small file) and `child` (a process that spins, then sleeps, while this one waits for it; its
+own parts are `child_spin`, `child_sleep`).
 """
 
 import json
@@ -43,7 +44,7 @@ def timed(parts, part, work):
 
 
 def queued():
-    """How long this thread has waited on a run queue so far: the second number (Documentation/scheduler/sched-stats)."""
+    """How long this thread has waited on a run queue so far (Documentation/scheduler/sched-stats.rst)."""
     with open("/proc/thread-self/schedstat", encoding="ascii") as file:  # noqa: PTH123 - the same
         return int(file.read().split()[1])
 

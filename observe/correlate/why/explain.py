@@ -105,9 +105,7 @@ def _cut(steps: Iterable[Step], cuts: Sequence[int]) -> Iterable[Step]:
         yield Step(start_ns, step.end_ns, step.thread, step.state, step.sleep)
 
 
-def _told(
-    steps: Iterable[Step], witnesses: Witnesses, programs: Programs, catalogue: Causes
-) -> Iterable[PathStep]:
+def _told(steps: Iterable[Step], witnesses: Witnesses, programs: Programs, catalogue: Causes) -> Iterable[PathStep]:
     """Steps with what is known of them in words."""
     calls: dict[int, list[Row]] = {}
     for row in witnesses.rows:

@@ -34,7 +34,7 @@ class Thread(NamedTuple):
 
 
 class Stretch(NamedTuple):
-    """A thread in one state. `sleep`: the switch that began it; `waker`: who ended it (None: an interrupt, or unknown)."""
+    """A thread in one state. `sleep`: the switch that began it; `waker`: who ended it (None: nobody that is known)."""
 
     start_ns: int
     end_ns: int
