@@ -76,7 +76,7 @@ def build_run(
     pieces = pieces_of(frames, rules.functions, bounds, elsewhere, programs, failed=failed)
     departures = use_functions(found, pieces, rules)
     if not failed and operation.status != _NOT_MODIFIED:
-        departures += missing(rules, found, functions.names.values())
+        departures += missing(rules, found, functions.names.values(), container.network if container else "")
     partition = Partition(rules.phases, found.spans, bounds)
     spans = phase_rows(rules, found, rows, bounds, functions)
     waits = scheduler.between(*bounds) if scheduler else []

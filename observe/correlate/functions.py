@@ -33,6 +33,12 @@ class FunctionRules:
         numbers = {phase.id: number for number, phase in enumerate(phases)}
         #: Number of each phase's parent; 0 for the operation's own.
         self.parents = tuple(numbers.get(phase.parent or "", 0) for phase in phases)
+        #: Phases of which dockerd does a part on other goroutines than the one that serves the request.
+        self.elsewhere = frozenset(
+            number
+            for number, phase in enumerate(phases)
+            if any(one.runs_elsewhere and f"{one.id}.".startswith(f"{phase.id}.") for one in phases) and number
+        )
         self._found: dict[str, tuple[int, ...]] = {}
 
     def phases_of(self, function: str) -> tuple[int, ...]:
@@ -102,7 +108,7 @@ def pieces_of(
             if rules.may_run_inside(phase, outer)
             and _is_in_parent(phase, frame, taken, rules, programs)
             and (failed or rules.phases[phase].occurs != "on_failure")
-            and (rules.phases[phase].runs_elsewhere or not elsewhere(frame))
+            and (phase in rules.elsewhere or not elsewhere(frame))
         ]
         phase = _choose(frame, allowed, current, taken)
         if phase is None:

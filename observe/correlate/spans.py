@@ -136,8 +136,9 @@ def _has_begun(phase: int, of_programs: Collection[int], rules: Rules, found: Wa
     return not programs or max(programs) in found.spans
 
 
-def missing(rules: Rules, found: Walk, functions: Iterable[str] = ()) -> list[Departure]:
-    """Phases that always occur and were not seen, though there is evidence to see, or a function that was probed.
+def missing(rules: Rules, found: Walk, functions: Iterable[str] = (), network: str = "") -> list[Departure]:
+    """Phases that always occur (in this network mode) and were not seen, though there is evidence to see, or a
+    function that was probed.
 
     A function without a name of its own proves nothing: it may be another phase's.
     """
@@ -146,7 +147,7 @@ def missing(rules: Rules, found: Walk, functions: Iterable[str] = ()) -> list[De
     return [
         Departure(DepartureKind.MISSING, phase.id, f"{phase.id} was not seen")
         for number, phase in enumerate(rules.phases)
-        if number and phase.occurs == "always" and (phase.evidence or number in probed) and number not in found.spans
+        if number and phase.is_due(network) and (phase.evidence or number in probed) and number not in found.spans
     ]
 
 
