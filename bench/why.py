@@ -29,7 +29,7 @@ ARMS: Mapping[str, Sequence[str] | None] = {
     "nothing": None,
     "nothing, again": None,
     "observe --no-why": ("--no-why",),
-    "observe": (),
+    "observe --why": ("--why",),
 }
 BASE = "nothing"
 #: What of a block is measured, by operation and network → median in each block, in ms.

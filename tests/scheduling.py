@@ -23,6 +23,7 @@ def switch(
     leaves: Thread = NOBODY,
     takes: Thread = NOBODY,
     state: int = RUNNABLE,
+    *,
     call: int = -1,
     stack: str = "",
     file: tuple[str, str] = ("", ""),

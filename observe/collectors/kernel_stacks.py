@@ -3,11 +3,17 @@
 
 from __future__ import annotations
 
+import re
+from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 KALLSYMS = Path("/proc/kallsyms")
+
+_FUNCTION = re.compile(rb"^([0-9a-f]+) [tTwW] (\S+)$", re.MULTILINE)
 
 #: So many functions of a stack are kept, the innermost ones.
 _KEPT = 16
@@ -26,15 +32,37 @@ _ENTRY = ("do_syscall_64", "entry_SYSCALL_64_after_hwframe", "el0_svc", "do_el0_
 _OURS = ("bpf_", "__bpf_", "__traceiter_", "get_perf_callchain")
 
 
+@dataclass(frozen=True, slots=True)
+class Symbols:
+    """The kernel's functions, by address; kept small, since a recorder keeps them as long as it runs."""
+
+    starts: array[int]
+    #: Where in `text` the name of each begins.
+    offsets: array[int]
+    text: bytes
+
+    def name(self, address: int) -> str:
+        """The function that an address lies in; empty if nothing is known."""
+        index = bisect_right(self.starts, address) - 1
+        if index < 0:
+            return ""
+        start = self.offsets[index]
+        return self.text[start : self.text.index(b"\n", start)].decode("ascii", errors="replace")
+
+
 class KernelStacks:
     """Number of a stack → its functions, innermost first, joined by `;`; each is looked up once."""
 
     def __init__(self, addresses_of: Callable[[int], Iterable[int]], kallsyms: Path = KALLSYMS) -> None:
-        """`addresses_of`: the return addresses of a stack by its number, innermost first."""
+        """`addresses_of`: the return addresses of a stack by its number, innermost first.
+
+        The symbols are read meanwhile: it takes a fifth of a second.
+        """
         self._addresses_of = addresses_of
-        self._kallsyms = kallsyms
-        self._symbols: tuple[list[int], list[str]] | None = None
         self._known: dict[int, str] = {}
+        with_reader = ThreadPoolExecutor(1)
+        self._symbols = with_reader.submit(read_symbols, kallsyms)
+        with_reader.shutdown(wait=False)
 
     def texts(self, numbers: Iterable[int]) -> dict[int, str]:
         """The text of each stack; empty if it is not known (a negative number), or nothing of it has a name."""
@@ -44,13 +72,10 @@ class KernelStacks:
         return self._known
 
     def _named(self, addresses: Iterable[int]) -> Iterator[str]:
-        if self._symbols is None:
-            self._symbols = _read(self._kallsyms)
-        starts, names = self._symbols
+        symbols = self._symbols.result()
         kept = 0
         for address in addresses:
-            index = bisect_right(starts, address) - 1
-            name = names[index] if index >= 0 else ""
+            name = symbols.name(address)
             if not name or (not kept and (name in _SCHEDULER or name.startswith(_OURS))):
                 continue
             if name in _ENTRY:
@@ -61,15 +86,18 @@ class KernelStacks:
                 return
 
 
-def _read(path: Path) -> tuple[list[int], list[str]]:
-    """Addresses, sorted, and names of the kernel's functions; nothing if it hides them (kernel.kptr_restrict)."""
-    found = []
-    with path.open(encoding="ascii", errors="replace") as lines:
-        for line in lines:
-            address, kind, name = line.split(maxsplit=3)[:3]
-            if kind in "tTwW":
-                found.append((int(address, 16), name))
-    found.sort()
-    if not found or not found[-1][0]:
-        return [], []
-    return [address for address, _ in found], [name for _, name in found]
+def read_symbols(path: Path) -> Symbols:
+    """The kernel's own functions (modules' come last and are left out); none if it hides them (kptr_restrict)."""
+    starts, offsets = array("Q"), array("L")
+    text = path.read_bytes()
+    names = bytearray()
+    for line in _FUNCTION.finditer(text):
+        start = int(line[1], 16)
+        if starts and start < starts[-1]:  # a module, or the end of what is sorted
+            break
+        starts.append(start)
+        offsets.append(len(names))
+        names += line[2] + b"\n"
+    if not starts or not starts[-1]:
+        return Symbols(array("Q"), array("L"), b"")
+    return Symbols(starts, offsets, bytes(names))

@@ -35,6 +35,9 @@ from observe.reports.assemble import assemble
 NAME = "record"
 HELP = "record a live dockerd while a command runs, or until stopped"
 
+#: Whether what the time was spent on is recorded unless asked otherwise.
+WHY = True
+
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
 _LIVE_SECONDS = 0.5
 _ALIVE_SECONDS = 0.25
@@ -56,7 +59,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-inotify", action="store_true", help="without file events")
     parser.add_argument("--no-functions", action="store_true", help="kernel evidence only")
-    parser.add_argument("--no-why", action="store_true", help="without what the time was spent on")
+    parser.add_argument(
+        "--why",
+        action=argparse.BooleanOptionalAction,
+        default=WHY,
+        help="also what the time was spent on, for observe report --why; docs/cost.md says what that costs",
+    )
     parser.add_argument(
         "--ring-bytes", metavar="N", type=int, default=DEFAULT_RING_BYTES, help=f"default: {DEFAULT_RING_BYTES}"
     )
@@ -75,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         with_values=args.with_values,
         inotify=not args.no_inotify,
         functions=not args.no_functions,
-        why=not args.no_why,
+        why=args.why,
         cache=cache_folder(),
     )
     session = Session(find_engine(args.docker_host), options)

@@ -137,8 +137,7 @@ def _has_begun(phase: int, of_programs: Collection[int], rules: Rules, found: Wa
 
 
 def missing(rules: Rules, found: Walk, functions: Iterable[str] = (), network: str = "") -> list[Departure]:
-    """Phases that always occur (in this network mode) and were not seen, though there is evidence to see, or a
-    function that was probed.
+    """Phases that always occur (in this network mode) and were not seen, though evidence or a function would show them.
 
     A function without a name of its own proves nothing: it may be another phase's.
     """

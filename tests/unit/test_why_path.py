@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 from scheduling import ASLEEP, DEAD, DEEP_ASLEEP, NOBODY, RUNNABLE, row, sending, switch, waking
@@ -200,5 +202,5 @@ def test_whatever_happens_the_path_ends_and_fills_the_time(scheduler: list[Row],
     steps = walk(scheduler, anchors)
     assert steps[0].start_ns == 0
     assert steps[-1].end_ns == END
-    assert all(one.end_ns == other.start_ns for one, other in zip(steps, steps[1:], strict=False))
+    assert all(one.end_ns == other.start_ns for one, other in pairwise(steps))
     assert all(step.start_ns < step.end_ns for step in steps)

@@ -1,6 +1,6 @@
 #!/usr/bin/python3 -IS
 # SPDX-License-Identifier: Apache-2.0
-"""A runtime for dockerd (--add-runtime) that delays what lies below `runc create`; told by its name, a link to this file.
+"""A runtime for dockerd (--add-runtime) that delays what lies below `runc create`; told by its name, a link to this.
 
 `runc-hook-20`: a prestart hook sleeps 20 ms; every create has the hook, if only for nothing: `runc-hook-0` is what to
 compare with. `runc-init-20`: strace holds `runc init` for 20 ms where it enters pivot_root (from aside: it follows init
