@@ -38,7 +38,6 @@ struct record {
 #define KIND_SCHED_WAKING 68
 #define KIND_SOCK_SEND_LENGTH 69
 #define KIND_SCHED_WAKEUP_NEW 70
-#define KIND_SCHED_FILE 71 /* inside the ring only: not an event */
 #define KIND_API_REQUEST 80
 #define KIND_API_RESPONSE 81
 #define KIND_FUNCTION_ENTRY 112

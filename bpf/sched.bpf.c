@@ -18,6 +18,7 @@
 #define STATE_SLEEPS 0x203
 #define FAMILY_UNIX 1
 #define NO_CALL -1
+#define RECORD_FILE 71 /* inside the ring only: no kind of event has this number */
 #define NO_STACK -1
 
 /* Small, since there are many; a ring of its own. observe/probes/sched.py has the same layout. */
@@ -28,7 +29,7 @@ struct sched_record {
 	u16 kind;
 	u16 state;
 	s16 call;     /* number of the system call in which it leaves the CPU */
-	u16 has_file; /* its first argument is a descriptor: a record of kind KIND_SCHED_FILE of the thread went before */
+	u16 has_file; /* its first argument is a descriptor: a record of kind RECORD_FILE of the thread went before */
 	u32 other_pid; /* who takes the CPU; who wakes (zero: an interrupt) */
 	u32 other_tid;
 	s32 stack;
@@ -36,7 +37,7 @@ struct sched_record {
 	u64 unused[2];
 };
 
-/* The same for KIND_SCHED_FILE: what a descriptor is. */
+/* The same for RECORD_FILE: what a descriptor is. */
 struct sched_file {
 	u64 time_ns;
 	u32 pid;
@@ -134,7 +135,7 @@ static __always_inline u32 tell_file(u32 fd, u64 id)
 	file->time_ns = 0;
 	file->pid = id >> 32;
 	file->tid = id;
-	file->kind = KIND_SCHED_FILE;
+	file->kind = RECORD_FILE;
 	file->file[0] = file->filesystem[0] = 0;
 	bpf_probe_read_kernel_str(file->file, FILE_BYTES, (const void *)name);
 	bpf_probe_read_kernel_str(file->filesystem, FILESYSTEM_BYTES, (const void *)filesystem);

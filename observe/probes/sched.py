@@ -84,7 +84,7 @@ SCHED_FILE_DTYPE = np.dtype(
     ]
 )
 
-#: KIND_SCHED_FILE of bpf/record.h.
+#: RECORD_FILE of bpf/sched.bpf.c.
 _FILE = 71
 
 
