@@ -35,8 +35,8 @@ from observe.reports.assemble import assemble
 NAME = "record"
 HELP = "record a live dockerd while a command runs, or until stopped"
 
-#: Whether what the time was spent on is recorded unless asked otherwise.
-WHY = True
+#: Whether what the time was spent on is recorded unless asked otherwise: it costs a start some 2% more (docs/cost.md).
+WHY = False
 
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
 _LIVE_SECONDS = 0.5

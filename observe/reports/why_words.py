@@ -9,7 +9,7 @@ from observe.model import PathStep, Remedy, Time
 from observe.reports import words
 from observe.reports.terminal import Page
 
-NOT_RECORDED = "What the time was spent on was not recorded (--no-why, or a host that cannot: observe doctor)."
+NOT_RECORDED = "What the time was spent on was not recorded: record again with observe record --why."
 #: A run queue, a CPU, and what one waits for, in a person's words.
 _STATES = {"cpu": "on a CPU", "runqueue": "waiting for a free CPU"}
 

@@ -69,7 +69,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         start_dockerd_by(f"export GOMAXPROCS=4; {FIRST}", folder, patch)
         iptables_wrapper(folder / "bin")
         with running_engine(*(f"--add-runtime={name}={path}" for name, path in runtimes.items())) as engine:
-            record(engine, path, [sys.executable, str(WORKLOADS / "plan_client.py"), str(engine.socket), str(plan)])
+            record(
+                engine,
+                path,
+                [sys.executable, str(WORKLOADS / "plan_client.py"), str(engine.socket), str(plan)],
+                "--why",
+            )
     found = runs_of(report(path, options=["--why"]), "start")
     assert len(found) == len(requests)
     return found

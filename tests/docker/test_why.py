@@ -36,7 +36,7 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]]
     runtime.symlink_to(WORKLOADS / "busy_runtime.py")
     with running_engine(f"--add-runtime=busy={runtime}", "--default-runtime=busy") as engine:
         client = api_client(engine, folder / "times", "--runs", str(RUNS), "--network", "host")
-        record(engine, folder / "busy.observe", client)
+        record(engine, folder / "busy.observe", client, "--why")
     parts: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for line in Path(f"{runtime}.parts").read_text().splitlines():
         told = json.loads(line)
@@ -107,7 +107,7 @@ def test_shares_sum_to_every_phase_at_eight_clients_and_no_step_is_another_conta
     client = api_client(
         engine, tmp_path / "times", "--clients", str(clients), "--runs", str(runs), "--network", network
     )
-    record(engine, path, client)
+    record(engine, path, client, "--why")
     document = report(path, options=["--why", "--events"])
     assert len(document["runs"]) == len(client_times(tmp_path / "times")) == 2 * clients * runs
     assert not document["loss"]["ring_buffer"]
