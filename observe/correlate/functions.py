@@ -92,7 +92,8 @@ def is_nameless(function: str) -> bool:
 class _Taken:
     """The frames that were given to phases so far, in order of their start."""
 
-    def __init__(self) -> None:
+    def __init__(self, end_ns: int) -> None:
+        self._end_ns = end_ns
         self._by_stack: dict[tuple[int, int], list[tuple[Frame, int]]] = {}
         self._by_phase: dict[int, list[Frame]] = {}
 
@@ -105,8 +106,9 @@ class _Taken:
         stack = self._by_stack.get((frame.pid, frame.goroutine))
         if stack is None:
             return 0
-        # Those that are over enclose nothing any more.
-        stack[:] = [one for one in stack if one[0].end_ns >= frame.start_ns]
+        # Those that are over enclose nothing any more, but what began after the operation's end may end at it.
+        over_ns = min(frame.start_ns, self._end_ns)
+        stack[:] = [one for one in stack if one[0].end_ns >= over_ns]
         around = [one for one in stack if one[0].encloses(frame)]
         return max(around, key=lambda one: one[0].depth_bytes)[1] if around else 0
 
@@ -140,7 +142,7 @@ def pieces_of(
     a function without a name of its own (an inlined closure) goes to the next phase that has none yet.
     """
     found = Pieces()
-    taken = _Taken()
+    taken = _Taken(bounds[1])
     current = 0
     for frame in frames:
         meaning = rules.meaning(frame.function)
