@@ -86,7 +86,7 @@ def of(operation: str, *frames: Frame, **options) -> dict[str, list[tuple[int, i
 
 
 def test_what_begins_after_the_answer_and_ends_with_it_may_still_be_inside_of_what_went_on():
-    outer, other = frame(method("Mount"), 500, 1_100), frame(CHECKPOINT, 1_200, 1_205)
+    outer, other = frame(method("Mount"), 500, 1_100), frame(CHECKPOINT, 1_200, 1_205, 256)
     cut = frame(method("createSpec"), 1_300, BOUNDS[1], 128)
     assert NUMBERS["start.spec"] in pieces("start", other, cut).by_phase
     assert NUMBERS["start.spec"] not in pieces("start", outer, other, cut).by_phase
