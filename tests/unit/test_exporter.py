@@ -8,7 +8,7 @@ import http.client
 import json
 import socket
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -239,22 +239,40 @@ def test_a_port_that_is_taken_is_said_in_one_line():
         Server("127.0.0.1", server.port, site_of(snapshot_of()))
 
 
-def test_who_says_nothing_is_cut_off_and_there_is_room_again(monkeypatch):
-    monkeypatch.setattr(server_module, "PATIENCE_SECONDS", 0.2)
-    monkeypatch.setattr(server_module, "_POLL_SECONDS", 0.05)
-    with served(snapshot_of()) as server:
-        clients = [socket.create_connection(("127.0.0.1", server.port), 60) for _ in range(CONNECTIONS + 8)]
-        for client in clients:
-            client.sendall(b"GET / HTTP/1.1\r\nX: ")
-        # Each is closed by the server: the first ones in time, the others at once.
-        assert [client.recv(10) for client in clients] == [b""] * len(clients)
+def test_when_all_places_are_taken_the_next_one_is_closed_at_once():
+    with served(snapshot_of()) as server, ExitStack() as stack:
+        address = ("127.0.0.1", server.port)
+        for _ in range(CONNECTIONS):
+            stack.enter_context(socket.create_connection(address, 60)).sendall(b"GET / HTTP/1.1\r\nX: ")
+        # Less than the patience with the others, which must not be what makes room.
+        with socket.create_connection(address, server_module.PATIENCE_SECONDS / 2) as late:
+            assert late.recv(10) == b""
+        assert len(server._deadlines) == CONNECTIONS
+        stack.close()
         deadline = time.monotonic() + 60
         while server._deadlines:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         assert request(server, path="/healthz")[0].status == 200
-        for client in clients:
-            client.close()
+
+
+def test_who_speaks_for_too_long_is_cut_off_however_often_he_says_something(monkeypatch):
+    monkeypatch.setattr(server_module, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(server_module, "_POLL_SECONDS", 0.05)
+    with served(snapshot_of()) as server, socket.create_connection(("127.0.0.1", server.port), 0.02) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nX: ")
+        for _ in range(500):
+            try:
+                client.sendall(b"x")
+                assert client.recv(1) == b""
+            except TimeoutError:
+                continue  # nothing was said, and we were not cut off: go on
+            except ConnectionError:
+                break
+            else:
+                break
+        else:
+            pytest.fail("it is still being listened to")
 
 
 def test_huge_headers_are_refused():

@@ -364,6 +364,16 @@ def test_the_slowest_are_those_of_the_last_hour():
     assert ages[0] == max(ages)
 
 
+def test_what_was_slow_is_forgotten_after_an_hour_also_if_nothing_comes_after_it():
+    now = [1_700_000_000 * S]
+    live = Live(load(), PROGRAMS, boot_clock_ns=lambda: 0, wall_clock_ns=lambda: now[0])
+    live._keep(run_with(wall_time_ns=now[0]))
+    for minutes, kept in ((59, 1), (61, 0)):
+        now[0] = (1_700_000_000 + 60 * minutes) * S
+        live.publish(Condition(PROBES))
+        assert len(live.snapshot.slowest) == kept
+
+
 def test_runs_in_progress_are_built_only_while_somebody_looks():
     live = live_of(stream(create(1, 0, status=None)))
     assert live.snapshot.open_runs == ()
