@@ -142,7 +142,9 @@ def _walk_in_order(
         if chosen is None:
             continue
         if chosen < current and not rules.contains(chosen, current):
-            _depart(chosen, rules, found)
+            # Another goroutine tells of the container's end too, maybe before the answer to its start.
+            if chosen in there:
+                _depart(chosen, rules, found)
             continue
         current = max(current, chosen)
         _cover(found, chosen, max(time_ns, bounds[0]), min(end_ns, bounds[1]))

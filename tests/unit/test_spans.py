@@ -311,6 +311,19 @@ def test_dockerd_works_for_the_hook_on_another_goroutine_only_while_it_runs():
     assert departures(run) == []
 
 
+@pytest.mark.parametrize("go_version", ["go1.19.8", "go1.15.15"])
+def test_a_container_that_ends_before_the_answer_to_its_start_is_no_second_hook(go_version):
+    """Another goroutine of dockerd takes its network back meanwhile."""
+    events = start(1, MS)
+    back = [
+        call(Kind.UNLINKAT, f"{EXEC}/netns/{1:012x}", goroutine=0xC00000F001),
+        call(Kind.OPENAT, f"{EXEC}/netns/{1:012x}", goroutine=0xC00000F001),
+    ]
+    run = the_run(at_the_end(events, *back), go_version)
+    assert departures(run) == []
+    assert spans(run)[HOOK] == spans(the_run(events, go_version))[HOOK]
+
+
 def test_without_goroutines_a_start_has_the_same_phases():
     assert seen(the_run(start(1, MS), "go1.15.15")) == START_PHASES
     assert departures(the_run(start(1, MS), "go1.15.15")) == []
