@@ -117,11 +117,12 @@ class Session:
         try:
             check_ring_bytes(self._options.ring_bytes)
             with ThreadPoolExecutor(1) as pool:
-                image = pool.submit(build_image, self._options.cache)
-                targets = find_targets(self.engine, load(), self._options.cache) if self._options.functions else None
-                compiled = image.result()
-            self._probes = EventProbes(compiled, self._options.ring_bytes, self._options.cache)
-            self._ring = RingReader(self._probes.ring, self._probes.ring_bytes)
+                wanted = (self.engine, load(), self._options.cache)
+                found = pool.submit(find_targets, *wanted) if self._options.functions else None
+                compiled = build_image(self._options.cache)
+                self._probes = EventProbes(compiled, self._options.ring_bytes, self._options.cache)
+                self._ring = RingReader(self._probes.ring, self._probes.ring_bytes)
+                targets = found.result() if found else None
             if self._options.inotify:
                 engine = self.engine
                 self._inotify = InotifyCollector(engine.path("/"), engine.data_root, engine.storage_driver)

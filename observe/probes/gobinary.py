@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -68,17 +69,26 @@ class GoBinary:
 
     def matching(self, patterns: Iterable[str]) -> tuple[Function, ...]:
         """The functions that match any of the patterns (see `compile_pattern`), by address."""
-        globs = [compile_pattern(pattern) for pattern in patterns]
+        globs = {compile_pattern(pattern) for pattern in patterns}
         # Most names fail the first test, which a few short beginnings make cheap.
         roots = tuple({glob.beginning[:_ROOT_BYTES] for glob in globs})
         literal = {glob.beginning for glob in globs if not glob.expression}
-        others = [glob for glob in globs if glob.expression]
-        beginnings = tuple({glob.beginning for glob in others})
-        return tuple(
-            self._function(index, name)
-            for index, name in self.table.starting_with(roots)
-            if name in literal or (name.startswith(beginnings) and any(glob.match(name) for glob in others))
-        )
+        others: dict[bytes, list[Pattern]] = {}
+        for glob in globs:
+            if glob.expression:
+                others.setdefault(glob.beginning, []).append(glob)
+        beginnings = tuple(others)
+
+        def is_wanted(name: bytes) -> bool:
+            if name in literal:
+                return True
+            if not name.startswith(beginnings):
+                return False
+            begun = (others[beginning] for beginning in beginnings if name.startswith(beginning))
+            return any(glob.match(name) for glob in chain.from_iterable(begun))
+
+        found = self.table.starting_with(roots)
+        return tuple(self._function(index, name) for index, name in found if is_wanted(name))
 
     def code(self, function: Function) -> bytes:
         """The instructions of a function. Raises BinaryError if its size is not that of a function."""
