@@ -20,8 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from observe.model import SYSCALLS, EventBatch, Item, Kind, Note, NoteKind
+from observe.phases import load
 from observe.recording import Recording, RecordingWriter
-from observe.reports import RENDERERS
+from observe.reports import RENDERERS, Page
+from observe.reports.assemble import assemble
 
 TESTS = Path(__file__).parent.parent / "tests"
 RECORDINGS = ("functions", "three-at-once")
@@ -96,6 +98,18 @@ def measure(name: str, events: int, runs: int, folder: Path) -> dict[str, list[C
     return costs
 
 
+def without_correlating(recording: Path) -> tuple[float, float]:
+    """Seconds to read a recording, and to write its report as JSON: what no correlator can save."""
+    start = time.perf_counter()
+    for _ in Recording.open(recording).items():
+        pass
+    read = time.perf_counter()
+    report, _ = assemble(recording, load())
+    assembled = time.perf_counter()
+    RENDERERS["json"](report, Page())
+    return read - start, time.perf_counter() - assembled
+
+
 def _count(items: Sequence[Item]) -> int:
     return sum(len(item) for item in items if isinstance(item, EventBatch))
 
@@ -128,6 +142,12 @@ def main() -> None:
                 cpu = statistics.median(c.cpu_seconds for c in costs)
                 times = cpu / statistics.median(c.cpu_seconds for c in few[what])
                 print(f"| {name} | {what} | {wall:.2f} | {cpu:.2f} | {peak:.0f} | x {times:.1f} |", flush=True)
+        print("\nReading the recording and writing the JSON, without correlating:\n")
+        for name in RECORDINGS:
+            path = Path(folder) / "long.observe"
+            long_recording(name, events, path)
+            read_seconds, written_seconds = without_correlating(path)
+            print(f"- {name}: {read_seconds:.2f} s and {written_seconds:.2f} s", flush=True)
 
 
 if __name__ == "__main__":
