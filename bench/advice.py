@@ -50,9 +50,9 @@ BASE = Remedy("left as it is (bridge)", "")
 REMEDIES = (
     Remedy("nothing: a second engine like the first", "shows what chance does", NOTHING),
     Remedy(
-        "`GOGC=400` for dockerd and what it starts",
-        "up to five times the live heap (Go's GC guide); containerd, shims and runc inherit it",
-        {"GOGC": "400"},
+        "`GOGC=800` for dockerd and what it starts",
+        "a heap of up to nine times what lives (Go's GC guide); containerd, shims and runc inherit it",
+        {"GOGC": "800"},
     ),
     Remedy("`GOMAXPROCS=1`", "one core for all requests of the daemon (Go, package runtime)", {"GOMAXPROCS": "1"}),
     Remedy("`GOMAXPROCS=4`", "more threads than this machine has cores", {"GOMAXPROCS": "4"}),
