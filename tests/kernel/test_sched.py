@@ -6,9 +6,10 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from puppets import Puppet
+from puppets import Puppet, wait_until
 from uapi import numbers
 from watching import Watch
 
@@ -58,6 +59,11 @@ def scheduler(image: Image, watch: Watch) -> Iterator[Scheduler]:
         found.close()
 
 
+def is_asleep(pid: int) -> bool:
+    """Whether it waits: on a busy machine its next command may come first."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+
+
 def call_of(event: Event) -> str:
     return call_name((event.flags >> 16 & 0xFFFF) - 1, os.uname().machine)
 
@@ -92,6 +98,7 @@ def test_a_sleep_says_its_call_its_file_and_where_it_is_and_who_ends_it(
     scheduler.in_flight(1)
     for _ in range(3):
         puppet.call("getppid")
+        wait_until(lambda: is_asleep(puppet.pid))
     events = scheduler.events()
     assert [event.time_ns for event in events] == sorted(event.time_ns for event in events)
     sleeps = [e for e in events if e.kind is Kind.SCHED_SWITCH and e.pid == puppet.pid and e.flags & 0x203]
