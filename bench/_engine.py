@@ -12,6 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 IMAGE = "observe-tiny"
 CLIENT = ROOT / "tests" / "workloads" / "api_client.py"
+PLAN_CLIENT = ROOT / "tests" / "workloads" / "plan_client.py"
 
 
 @contextmanager

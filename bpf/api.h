@@ -6,6 +6,8 @@
 #ifndef OBSERVE_API_H
 #define OBSERVE_API_H
 
+#include "in_flight.h"
+
 #define CONNECTIONS 4096
 #define TARGET_BYTES 256
 
@@ -91,6 +93,10 @@ static __always_inline void api_accepted(u32 fd)
 
 static __always_inline void api_closed(u32 fd)
 {
+	struct connection *connection = connections.lookup(&fd);
+
+	if (connection && connection->in_request)
+		change_in_flight(-1);
 	connections.delete(&fd);
 }
 
@@ -124,6 +130,7 @@ static __always_inline void api_read(u32 fd, const char *buffer, s64 bytes, u64 
 	if (!target)
 		return;
 	connection->in_request = 1;
+	change_in_flight(1);
 	record = reserve(KIND_API_REQUEST, now_ns);
 	if (!record)
 		return;
@@ -161,6 +168,7 @@ static __always_inline void api_answered(u32 fd, u32 status, u64 time_ns, u64 du
 {
 	struct record *record = reserve(KIND_API_RESPONSE, time_ns);
 
+	change_in_flight(-1);
 	if (!record)
 		return;
 	record->duration_ns = duration_ns;

@@ -12,11 +12,17 @@
 
 #define CLONE_THREAD 0x00010000
 #define CLONE_NEWNS 0x00020000
+/* An open that is looked at: it creates, writes, or is a name for later (include/uapi/asm-generic/fcntl.h). */
+#define O_WRONLY 0x1
+#define O_RDWR 0x2
 #define O_CREAT 0x40
+#define O_PATH 0x200000
+#define O_LOOKUPS 0x30000 /* O_DIRECTORY | O_NOFOLLOW: steps on the way to a name */
+#define FAMILY_NETLINK 16
 
 /* struct call.what: how a system call is treated. */
 #define CALL_RECORD 0
-#define CALL_IF_CREATES 1 /* an open: only with O_CREAT */
+#define CALL_OPEN 1       /* see opens_to_act */
 #define CALL_EXEC 2       /* path and arguments are gone at the return: read at entry */
 #define CALL_CLONE 3
 #define CALL_CLONE3 4 /* flags stand in user memory */
@@ -24,10 +30,11 @@
 #define CALL_SETNS 6
 #define CALL_OPENAT2 7 /* flags stand in user memory */
 #define CALL_SIZED_STRING 8 /* detail is as long as the next argument says */
-#define CALL_API_READ 9 /* from here on: dockerd only */
-#define CALL_API_WRITE 10
-#define CALL_API_ACCEPT 11
-#define CALL_API_CLOSE 12
+#define CALL_NETLINK 9      /* only to a netlink address; flags are the type of its first message */
+#define CALL_API_READ 10    /* from here on: dockerd only */
+#define CALL_API_WRITE 11
+#define CALL_API_ACCEPT 12
+#define CALL_API_CLOSE 13
 
 #define ARGUMENTS_KEPT 8 /* five are used; a power of two makes every index provably inside */
 
@@ -166,6 +173,24 @@ static __always_inline u64 flags_of(const struct call *call, struct pending *ent
 	return flags;
 }
 
+static __always_inline bool opens_to_act(u64 flags)
+{
+	return flags & (O_WRONLY | O_RDWR | O_CREAT) || (flags & O_PATH && !(flags & O_LOOKUPS));
+}
+
+/* sendto(fd, message, bytes, flags, address): struct nlmsghdr begins with a length, then the type. */
+static __always_inline bool is_netlink(struct pending *entry)
+{
+	u16 family = 0, type = 0;
+
+	bpf_probe_read_user(&family, sizeof(family), (const void *)argument(entry, 5));
+	if (family != FAMILY_NETLINK)
+		return false;
+	bpf_probe_read_user(&type, sizeof(type), (const void *)(argument(entry, 2) + 4));
+	entry->flags = type;
+	return true;
+}
+
 /* It runs: what follows is the container's own. */
 static __always_inline void forget_entrypoint(u64 id)
 {
@@ -227,7 +252,9 @@ static __always_inline int entered(u32 number, struct call *call, u32 *role, str
 	} else {
 		entry.flags = flags_of(call, &entry);
 	}
-	if ((call->what == CALL_IF_CREATES || call->what == CALL_OPENAT2) && !(entry.flags & O_CREAT))
+	if ((call->what == CALL_OPEN || call->what == CALL_OPENAT2) && !opens_to_act(entry.flags))
+		return 0;
+	if (call->what == CALL_NETLINK && !is_netlink(&entry))
 		return 0;
 	if (call->what == CALL_EXEC) {
 		read_exec(id, argument(&entry, call->path), argument(&entry, call->detail));

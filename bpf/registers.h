@@ -20,6 +20,11 @@ struct registers {
 #define ARGUMENTS(regs) { (regs)->di, (regs)->si, (regs)->dx, (regs)->r10, (regs)->r8 }
 #define GOROUTINE(regs) ((regs)->r14)
 #define SYSCALL_NUMBER_OFFSET offsetof(struct registers, orig_ax)
+/* The instruction keeps the return address in RCX and the flags in R11. */
+#define IN_SYSTEM_CALL(regs) ((regs)->cx == (regs)->ip && (regs)->r11 == (regs)->flags)
+/* futex, nanosleep, clock_nanosleep, epoll_wait, epoll_pwait: the call says what is waited for, and there are many. */
+#define CALL_SAYS_ALL(number) \
+	((number) == 202 || (number) == 35 || (number) == 230 || (number) == 232 || (number) == 281)
 #elif defined(__aarch64__) || defined(__TARGET_ARCH_arm64)
 struct registers {
 	u64 x[31], sp, pc, pstate, orig_x0;
@@ -33,6 +38,8 @@ struct registers {
 #define ARGUMENTS(regs) { (regs)->orig_x0, (regs)->x[1], (regs)->x[2], (regs)->x[3], (regs)->x[4] }
 #define GOROUTINE(regs) ((regs)->x[28])
 #define SYSCALL_NUMBER_OFFSET offsetof(struct registers, syscall_number)
+#define IN_SYSTEM_CALL(regs) ((regs)->syscall_number >= 0)
+#define CALL_SAYS_ALL(number) ((number) == 98 || (number) == 101 || (number) == 115 || (number) == 22)
 #else
 #error "observe knows the registers of x86-64 and arm64 only"
 #endif

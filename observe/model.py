@@ -53,10 +53,18 @@ class Kind(IntEnum):
     MOUNT_SETATTR = 31
     FORK = 32
     VFORK = 33
+    SENDTO = 34  # to netlink only
+    PWRITE64 = 35
+    SECCOMP = 36
     # Scheduler tracepoints.
     SCHED_PROCESS_FORK = 64
     SCHED_PROCESS_EXEC = 65
     SCHED_PROCESS_EXIT = 66
+    # What threads wait for, while an operation is in flight (see `EVENT_DTYPE`; observe/probes/sched.py).
+    SCHED_SWITCH = 67
+    SCHED_WAKING = 68
+    SOCK_SEND_LENGTH = 69
+    SCHED_WAKEUP_NEW = 70
     # What dockerd reads from and answers on an API connection.
     API_REQUEST = 80
     API_RESPONSE = 81
@@ -73,6 +81,9 @@ class Kind(IntEnum):
         """The kernel's own name of it, as in tracefs and manual pages: `umount2`, `sched_process_fork`."""
         return self.name.lower()
 
+
+#: Kinds that say what threads wait for: many, and of use only together (observe/correlate/why).
+SCHEDULER = frozenset({Kind.SCHED_SWITCH, Kind.SCHED_WAKING, Kind.SOCK_SEND_LENGTH, Kind.SCHED_WAKEUP_NEW})
 
 #: Kinds that are system calls.
 SYSCALLS = frozenset(kind for kind in Kind if kind < Kind.SCHED_PROCESS_FORK)
@@ -103,13 +114,22 @@ class Mark(IntFlag):
 #: | goroutine | Go's g pointer, from the thread's registers at entry (g of another language: arbitrary); 0 if unknown |
 #: | ret | return value (negative errno on failure); child pid of a fork; thread that called execve of an exec;
 #:           HTTP status of an api_response; cookie of an inotify move |
-#: | flags | flags argument: clone, unshare, setns, mount, umount2, open, move_mount …; mask of an inotify event |
+#: | flags | flags argument: clone, unshare, setns, mount, umount2, open, move_mount …; operation of a seccomp;
+#:           type of the first netlink message of a sendto; mask of an inotify event |
 #: | fd | descriptor argument (fsync, setns), directory descriptor of an *at call, API connection; -1 if none |
 #: | comm | name of the thread |
 #: | path | what is acted upon: mount target, new name of a rename, file, directory, program of an exec,
 #:           request target of an api_request, full path of an inotify event |
 #: | path2 | the other one: mount source, old name of a rename, put_old of a pivot_root |
 #: | detail | file system type of a mount or fsopen; arguments of an exec joined by NUL; new host name |
+#:
+#: Kinds of `SCHEDULER` use the columns like this. sched_switch: `pid`, `tid` leave the CPU (0: a thread that is not
+#: looked at) and `ret` is the thread that takes it (0 likewise), whose process stands above 32 bits of `flags`; below
+#: 16 bits of `flags` is the state that the first is left in (0: runnable), in the next 16 the number of its system
+#: call plus 1 (0: none); `fd`, `path`, `path2` are that call's first argument, if it is a descriptor, its file's name
+#: and its kind of file system; `detail` is where in the kernel it sleeps, innermost function first, joined by `;`.
+#: sched_waking, sched_wakeup_new: `pid`, `tid` are woken, or begin, by the thread `ret` of the process above 32 bits
+#: of `flags`; 0 is an interrupt. sock_send_length: `pid`, `tid` have sent to a unix socket.
 EVENT_DTYPE = np.dtype(
     [
         ("time_ns", "<u8"),
@@ -311,6 +331,55 @@ class Evidence(StrEnum):
     NONE = "none"
 
 
+@dataclass(frozen=True, slots=True)
+class Time:
+    """What a time on the critical path was spent on; its parts sum to it. `blocked_ns`: by what was waited for."""
+
+    cpu_ns: int = 0
+    runqueue_ns: int = 0
+    blocked_ns: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PathStep:
+    """A piece of an operation's critical path: one thread that ran, waited for a CPU, or was blocked."""
+
+    start_ns: int
+    duration_ns: int
+    state: str  # "cpu", "runqueue", "blocked"
+    reason: str  # of a block: "disk", "rcu" …; else empty
+    phase: str  # the innermost one
+    program: str
+    pid: int
+    tid: int
+    #: Of a block: the system call, the name of its file, and where in the kernel, innermost function first.
+    call: str = ""
+    file: str = ""
+    stack: tuple[str, ...] = ()
+    #: When the call was entered, if it was recorded; else 0.
+    call_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """What is known to help, who says so, and what it may harm. Never applied by us."""
+
+    text: str
+    source: str
+    risk: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why a part of an operation's critical path took its time, in plain words; `steps`: index of each piece."""
+
+    id: str
+    text: str
+    duration_ns: int
+    remedy: Remedy | None = None
+    steps: tuple[int, ...] = ()
+
+
 #: Shorter phases are as long as the probes that bound them take.
 FLOOR_NS = 5_000
 
@@ -333,6 +402,8 @@ class Span:
     corrected_self_ns: int | None = None
     #: (start_ns, duration_ns) of each piece, if there is more than one; duration_ns is their sum.
     pieces: tuple[tuple[int, int], ...] = ()
+    #: What it was spent on, if the scheduler's events were recorded.
+    time: Time | None = None
 
     @property
     def at_floor(self) -> bool:
@@ -401,5 +472,8 @@ class Run:
     functions: tuple[FunctionCall, ...] = ()
     #: What its system calls sum to, by phase and kind.
     calls: tuple[Calls, ...] = ()
+    #: Why it took so long, the largest first, and the critical path behind; empty without the scheduler's events.
+    causes: tuple[Cause, ...] = ()
+    path: tuple[PathStep, ...] = ()
     #: (id of the innermost phase, event), by time; empty unless they were asked for.
     events: tuple[tuple[str, Event], ...] = ()

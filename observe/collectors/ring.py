@@ -19,18 +19,21 @@ from observe.probes.layout import RECORD_DTYPE, decode
 
 _HEADER_BYTES = 8
 _BUSY = 1 << 31
-_SLOT_BYTES = (RECORD_DTYPE.itemsize + _HEADER_BYTES + 7) // 8 * 8
-_SLOT_DTYPE = np.dtype(
-    {"names": ["header", "record"], "formats": ["<u4", RECORD_DTYPE], "offsets": [0, 8], "itemsize": _SLOT_BYTES}
-)
+
+
+def _slot(record: np.dtype[Any]) -> np.dtype[Any]:
+    """A record with its header, as it lies in the ring."""
+    size = (record.itemsize + _HEADER_BYTES + 7) // 8 * 8
+    return np.dtype({"names": ["header", "record"], "formats": ["<u4", record], "offsets": [0, 8], "itemsize": size})
 
 
 class RingReader:
     """Consumer of the ring buffer map behind `descriptor`, `ring_bytes` large."""
 
-    def __init__(self, descriptor: int, ring_bytes: int) -> None:
-        """Map the ring. Raises OSError if the kernel refuses."""
+    def __init__(self, descriptor: int, ring_bytes: int, record: np.dtype[Any] = RECORD_DTYPE) -> None:
+        """Map the ring; `record`: what every record of it looks like. Raises OSError if the kernel refuses."""
         page = mmap.PAGESIZE
+        self._slot = _slot(record)
         self._ring_bytes = ring_bytes
         self._consumer = mmap.mmap(descriptor, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         self._producer = mmap.mmap(descriptor, page + ring_bytes, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
@@ -41,17 +44,22 @@ class RingReader:
 
     def drain(self) -> EventBatch:
         """Everything that is complete, as events in the order in which the kernel reserved them."""
+        return decode(self.records())
+
+    def records(self) -> npt.NDArray[Any]:
+        """Everything that is complete, shape (n,), in the order in which the kernel reserved it."""
+        size = self._slot.itemsize
         consumed, produced = int(self._consumed[0]), int(self._produced[0])
         if consumed == produced:
-            return EventBatch.of(())
-        starts = (consumed % self._ring_bytes + np.arange(0, produced - consumed, _SLOT_BYTES)) % self._ring_bytes
+            return np.empty(0, dtype=self._slot)["record"]
+        starts = (consumed % self._ring_bytes + np.arange(0, produced - consumed, size)) % self._ring_bytes
         # Before the copy, which may read a record's end before its header.
         busy = np.flatnonzero(self._data.view("<u4")[starts // 4] & _BUSY)
         count = int(busy[0]) if len(busy) else len(starts)  # a program on another CPU still writes: the rest waits
-        slots = self._copy(consumed, count * _SLOT_BYTES).view(_SLOT_DTYPE)
-        batch = decode(slots["record"])
-        self._advance(consumed + len(slots) * _SLOT_BYTES)
-        return batch
+        slots = self._copy(consumed, count * size).view(self._slot)
+        self._advance(consumed + len(slots) * size)
+        records: npt.NDArray[Any] = slots["record"]
+        return records
 
     def _advance(self, consumed: int) -> None:
         self._consumed[0] = consumed

@@ -21,17 +21,22 @@ from observe.collectors.arguments import complete_arguments, redact
 from observe.collectors.containers import ContainerIdentities
 from observe.collectors.docker_api import Identity
 from observe.collectors.inotify import InotifyCollector
+from observe.collectors.kernel_stacks import KernelStacks
 from observe.collectors.ring import RingReader
 from observe.engine import procfs
 from observe.errors import HostCannotError
-from observe.model import Header, Item, Note, NoteKind, Usage
+from observe.model import EventBatch, Header, Item, Kind, Note, NoteKind, Usage
 from observe.phases import load
 from observe.probes import bpf
 from observe.probes.attach import DEFAULT_RING_BYTES, EventProbes, FunctionProbes, build_image, check_ring_bytes
+from observe.probes.attach_sched import SchedProbes
 from observe.probes.compiler import Image
 from observe.probes.events import SYSCALL_TRACEPOINTS, TRACEPOINTS, Role
 from observe.probes.functions import ENTRY_COST_NS, RETURN_COST_NS, Function
 from observe.probes.layout import Counter
+from observe.probes.sched import RING_BYTES as SCHED_RING_BYTES
+from observe.probes.sched import SCHED_RECORD_DTYPE
+from observe.probes.sched import Decoder as SchedDecoder
 from observe.probes.targets import Targets, find_targets
 
 #: All that a session attaches, by the names of `Session.attached` and `Session.usage`.
@@ -63,6 +68,8 @@ class SessionOptions:
     configurations: bool = True
     #: Let the kernel count and time the programs: see `Session.usage`.
     statistics: bool = False
+    #: Record what threads wait for while an operation is in flight.
+    why: bool = False
     #: Where compiled programs and resolved functions are kept; None: nowhere.
     cache: Path | None = None
 
@@ -81,6 +88,7 @@ class Session:
         self._options = options
         self._probes: EventProbes | None = None
         self._functions: FunctionProbes | None = None
+        self._sched: _Scheduler | None = None
         self._ring: RingReader | None = None
         self._inotify: InotifyCollector | None = None
         self._containers: ContainerIdentities | None = None
@@ -119,7 +127,7 @@ class Session:
             with ThreadPoolExecutor(1) as pool:
                 wanted = (self.engine, load(), self._options.cache)
                 found = pool.submit(find_targets, *wanted) if self._options.functions else None
-                compiled = build_image(self._options.cache)
+                compiled = build_image(self._options.cache, scheduler=self._options.why)
                 self._probes = EventProbes(compiled, self._options.ring_bytes, self._options.cache)
                 self._ring = RingReader(self._probes.ring, self._probes.ring_bytes)
                 targets = found.result() if found else None
@@ -134,7 +142,11 @@ class Session:
             if self._options.statistics:
                 with contextlib.suppress(OSError):  # an older kernel: then the numbers stay 0
                     self._statistics = bpf.enable_run_time_statistics()
-            return [*self._attach(self._probes), *self._attach_functions(compiled, targets)]
+            return [
+                *self._attach(self._probes),
+                *self._attach_functions(compiled, targets),
+                *self._attach_sched(compiled),
+            ]
         except BaseException:
             self.close()
             raise
@@ -173,6 +185,17 @@ class Session:
             *(Note(NoteKind.FUNCTION, now_ns, refused) for refused in found.refused),
             *(Note(NoteKind.WARNING, now_ns, {"text": text}) for text in warnings),
         ]
+
+    def _attach_sched(self, image: Image) -> list[Item]:
+        """What threads wait for is a gain too."""
+        if not self._options.why or self._probes is None:
+            return []
+        try:
+            self._sched = _Scheduler(image, self._probes)
+        except HostCannotError as error:
+            text = f"what the time was spent on is not recorded: {error}"
+            return [Note(NoteKind.WARNING, boot_clock_ns(), {"text": text})]
+        return []
 
     def _arguments(self, pid: int, role: str) -> list[str]:
         """Arguments of a process that runs already; a daemon's may hold secrets (log drivers, key stores)."""
@@ -218,6 +241,8 @@ class Session:
             items.append(batch)
             if self._containers:
                 self._containers.watch(batch)
+        if self._sched is not None and len(waits := self._sched.drain()):
+            items.append(waits)
         if files is not None and len(files):
             items.append(files)
         now_ns = boot_clock_ns()
@@ -238,7 +263,7 @@ class Session:
         counts = {}
         if self._probes is not None:
             counts["ring_buffer"] = self._probes.counter(Counter.RING_BUFFER)
-            counts["program_misses"] = self._probes.misses()
+            counts["program_misses"] = self._probes.misses() + (self._sched.probes.misses() if self._sched else 0)
             counts["lineage"] = self._probes.counter(Counter.LINEAGE)
             counts["unmatched_returns"] = self._probes.counter(Counter.UNMATCHED_RETURNS)
         if self._inotify is not None:
@@ -262,6 +287,8 @@ class Session:
             return []
         if self._functions is not None:
             self._functions.close()
+        if self._sched is not None:
+            self._sched.probes.detach()
         self._probes.detach()
         items = self.poll()
         now_ns = boot_clock_ns()
@@ -274,6 +301,8 @@ class Session:
         """Detach and free everything; what has not been read is gone. Can be called twice."""
         if self._functions is not None:
             self._functions.close()
+        if self._sched is not None:
+            self._sched.close()
         if self._ring is not None:
             self._ring.close()
         if self._probes is not None:
@@ -286,7 +315,7 @@ class Session:
             os.close(self._statistics)
         self._statistics = None
         self._timed = 0
-        self._ring = self._probes = self._inotify = self._containers = self._functions = None
+        self._ring = self._probes = self._inotify = self._containers = self._functions = self._sched = None
 
     def __enter__(self) -> Self:
         """Itself."""
@@ -297,3 +326,30 @@ class Session:
     ) -> None:
         """Close."""
         self.close()
+
+
+class _Scheduler:
+    """The scheduler's programs with the reader of their ring, and the names of the stacks in it."""
+
+    def __init__(self, image: Image, probes: EventProbes) -> None:
+        """Attach. Raises HostCannotError; then nothing stays attached."""
+        self.probes = SchedProbes(image, probes)
+        try:
+            self._ring = RingReader(self.probes.ring, SCHED_RING_BYTES, SCHED_RECORD_DTYPE)
+            self.probes.attach()
+        except BaseException:
+            self.probes.close()
+            raise
+        self._stacks = KernelStacks(self.probes.stack)
+        self._decoder = SchedDecoder()
+
+    def drain(self) -> EventBatch:
+        """What has arrived."""
+        records = self._ring.records()
+        is_switch = records["kind"] == Kind.SCHED_SWITCH
+        return self._decoder.decode(records, self._stacks.texts(set(records["stack"][is_switch].tolist())))
+
+    def close(self) -> None:
+        """Detach and free."""
+        self._ring.close()
+        self.probes.close()

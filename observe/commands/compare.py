@@ -102,7 +102,7 @@ def _called(operation: str, row: Row) -> str:
 def _arm(place: Path) -> Arm:
     """All recordings of one arm; what is damaged is also said on standard error."""
     report = read(_recordings(place))
-    return Arm(str(place), without_details(report, configuration=False, functions=False))
+    return Arm(str(place), without_details(report, configuration=False, functions=False, path=False))
 
 
 def _recordings(place: Path) -> list[Path]:

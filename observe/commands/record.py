@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
@@ -33,6 +33,9 @@ from observe.reports.assemble import assemble
 NAME = "record"
 HELP = "record a live dockerd while a command runs, or until stopped"
 
+#: Whether what the time was spent on is recorded unless asked otherwise: it costs a start some 2% more (docs/cost.md).
+WHY = False
+
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
 _LIVE_SECONDS = 0.5
 _ALIVE_SECONDS = 0.25
@@ -46,6 +49,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="default: observe-DATE-TIME.observe")
     parser.add_argument("--duration", metavar="SECONDS", type=_seconds, help="stop after so many seconds")
     add_arguments(parser)
+    parser.add_argument(
+        "--why",
+        action=argparse.BooleanOptionalAction,
+        default=WHY,
+        help="also what the time was spent on, for observe report --why; docs/cost.md says what that costs",
+    )
     parser.add_argument("command", metavar="COMMAND", nargs="*", help="what to run while recording")
 
 
@@ -56,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     if code:
         return code
     host.require(host.checks())
-    session = Session(find_engine(args.docker_host), options(args))
+    session = Session(find_engine(args.docker_host), replace(options(args), why=args.why))
     path: Path = args.output or Path(f"observe-{datetime.now().astimezone():%Y%m%d-%H%M%S}.observe")
     header = session.header({"command": _told_command(command, args.with_values)})
     with RecordingWriter(path, header) as writer, session:

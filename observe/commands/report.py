@@ -9,7 +9,7 @@ from pathlib import Path
 
 from observe.commands._files import read, read_again, write
 from observe.errors import DataLostError, ObserveError
-from observe.reports import PICTURES, RENDERERS, Page, Report, without_details
+from observe.reports import PICTURES, RENDERERS, WHY, Page, Report, without_details
 
 NAME = "report"
 HELP = "show where the time went: one run's timeline, or percentiles of many"
@@ -26,6 +26,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--functions", action="store_true", help="json: with each call of a documented function that was timed"
     )
+    parser.add_argument(
+        "--why", action="store_true", help="text, markdown, json: with the critical path and the largest causes"
+    )
     parser.add_argument("--events", action="store_true", help="json: with the events of each phase")
     parser.add_argument("--strict", action="store_true", help="exit with 4 if data was lost")
 
@@ -37,16 +40,17 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.format == "png" and args.output is None and sys.stdout.isatty():
         raise ObserveError("png is no text for a terminal; name a file with -o, or send the output to one")
-    report = read(args.files, keep_events=args.events)
+    report = read(args.files, keep_events=args.events, why=args.why or args.format == "json")
     # Pages tell runs apart by what their configuration says.
     report = without_details(
-        report, configuration=args.configuration or args.format == "html", functions=args.functions
+        report, configuration=args.configuration or args.format == "html", functions=args.functions, path=args.why
     )
     if args.format == "html":
         from observe.reports.html_ import shown_runs  # noqa: PLC0415 - see PICTURES
 
         report = read_again(args.files, report, shown_runs(report))
-    write(args.output, _rendered(report, args.format, Page.of(sys.stdout) if args.output is None else Page()))
+    page = Page.of(sys.stdout) if args.output is None else Page()
+    write(args.output, _rendered(report, args.format, page, why=args.why))
     if args.strict and report.loss.data_was_lost:
         raise DataLostError(
             "data was lost while recording, the report is incomplete (its loss line says what is missing)"
@@ -54,5 +58,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _rendered(report: Report, form: str, page: Page) -> str | bytes:
-    return PICTURES[form](report) if form in PICTURES else RENDERERS[form](report, page)
+def _rendered(report: Report, form: str, page: Page, *, why: bool) -> str | bytes:
+    if form in PICTURES:
+        return PICTURES[form](report)
+    more = WHY[form](report, page) if why and form in WHY else ""
+    return "\n".join(filter(None, [RENDERERS[form](report, page), more]))

@@ -48,6 +48,16 @@ class Partition:
         programs = [(number, span) for number, span in spans.items() if span.processes]
         #: The innermost one last.
         self._programs = sorted(programs, key=lambda program: (depths[program[0]], program[1].start_ns, program[0]))
+        #: Of each phase: the program that it is, or is a part of.
+        self._program_of = np.full(len(phases), NO_PHASE, dtype=np.int64)
+        for number, _ in self._programs:
+            inside = f"{phases[number].id}."
+            self._program_of[[n for n, phase in enumerate(phases) if f"{phase.id}.".startswith(inside)]] = number
+
+    @property
+    def cuts(self) -> tuple[int, ...]:
+        """Where phases begin and end, in order of time."""
+        return tuple(self._cuts)
 
     def self_ns(self) -> dict[int, int]:
         """Phase number → time in which it was the innermost; the values sum to the operation's duration."""
@@ -60,13 +70,17 @@ class Partition:
         """The innermost phase of each event: of the program whose process made it, else of its moment."""
         times_ns = events.rows["time_ns"].astype(np.int64)
         if not self._owners:
-            phases = np.zeros(len(events), dtype=np.int64)
+            at_time = np.zeros(len(events), dtype=np.int64)
         else:
             places = np.searchsorted(np.array(self._cuts[1:-1], dtype=np.int64), times_ns, side="right")
-            phases = np.array(self._owners, dtype=np.int64)[places]
+            at_time = np.array(self._owners, dtype=np.int64)[places]
+        phases = at_time.copy()
         for number, span in self._programs:
-            inside = (times_ns >= span.start_ns) & (times_ns <= span.end_ns)
-            phases[made_by(events, span.processes) & inside] = number
+            own = np.flatnonzero(
+                made_by(events, span.processes) & (times_ns >= span.start_ns) & (times_ns <= span.end_ns)
+            )
+            # What a program does at times is a phase of its own; another program that it waits for is not.
+            phases[own] = np.where(self._program_of[at_time[own]] == number, at_time[own], number)
         return phases
 
     def phase_at(self, time_ns: int) -> int:

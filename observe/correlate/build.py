@@ -4,18 +4,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from observe.correlate.accounting import NO_PHASE, Partition, count_events, innermost, sum_calls
+from observe.correlate.descriptors import with_names
 from observe.correlate.frames import Frame, frames_of
 from observe.correlate.functions import Pieces, pieces_of
 from observe.correlate.operation import Operation
 from observe.correlate.rows import in_time_order, rows_of
 from observe.correlate.rules import Rules
 from observe.correlate.spans import PhaseSpan, Walk, missing, walk
+from observe.correlate.why import Explainer, Witnesses
 from observe.model import Calls, Container, Departure, EventBatch, Evidence, FunctionCall, Kind, Run, Span
 
 _FIRST_FAILURE = 400
@@ -43,14 +45,15 @@ def build_run(
     goroutines: bool,
     functions: Functions,
     keep_events: bool = False,
+    explainer: Explainer | None = None,
 ) -> Run:
     """The run of an operation that has ended, or was cut off by the end of the recording.
 
     `wall_offset_ns`: epoch minus boot clock; `goroutines`: whether the g register can be trusted to say which
     of dockerd's events are on the request's own goroutine; `functions`: which were probed, and what that cost;
-    `keep_events`: whether the run brings its events along.
+    `keep_events`: whether the run brings its events along; `explainer`: asked for what the time was spent on.
     """
-    events = in_time_order(operation.events())
+    events = with_names(in_time_order(operation.events()))
     rows = events.rows
     end_ns = operation.end_ns
     if end_ns is None or operation.status is None:
@@ -71,10 +74,17 @@ def build_run(
     pieces = pieces_of(frames, rules.functions, bounds, elsewhere, programs, failed=failed)
     departures = use_functions(found, pieces, rules)
     if not failed and operation.status != _NOT_MODIFIED:
-        departures += missing(rules, found, functions.names.values())
+        departures += missing(rules, found, functions.names.values(), container.network if container else "")
     partition = Partition(rules.phases, found.spans, bounds)
     phases = innermost(events, partition, found)
     spans = phase_rows(rules, found, events, partition, innermost_phases=phases, functions=functions)
+    why = None
+    if explainer is not None:
+        mine = events.rows["goroutine"] == operation.goroutine if goroutines else None
+        why = explainer.explain(
+            _witnesses(operation, events, mine=mine, rules=rules, found=found, partition=partition, role=role)
+        )
+        spans = tuple(replace(span, time=why.times.get(span.id)) for span in spans) if why else spans
     return Run(
         operation=operation.name,
         container_id=operation.container_id,
@@ -90,6 +100,8 @@ def build_run(
         departures=_in_order(departures, rules),
         phases=spans,
         configuration=container.configuration if container else {},
+        causes=why.causes if why else (),
+        path=why.path if why else (),
         functions=tuple(FunctionCall(f.function, f.pid, f.start_ns, f.end_ns - f.start_ns, f.complete) for f in frames),
         calls=tuple(
             Calls(rules.phases[phase].id, kind, count, lasted_ns)
@@ -106,6 +118,39 @@ def build_run(
 def _names(operation: Operation, container: Container | None) -> tuple[str, ...]:
     """What paths of this container's have in them where those of another have something else."""
     return tuple(filter(None, (operation.container_id, operation.layer or (container.layer if container else None))))
+
+
+def _witnesses(
+    operation: Operation,
+    events: EventBatch,
+    *,
+    mine: npt.NDArray[np.bool_] | None,
+    rules: Rules,
+    found: Walk,
+    partition: Partition,
+    role: Callable[[int], str],
+) -> Witnesses:
+    """What the explanation of an operation is asked of; `mine`: which events are on the request's own goroutine."""
+    rows = list(rows_of(events))
+    served = [False] * len(rows) if mine is None else mine.tolist()
+    if mine is None and operation.handler:  # only functions tell their goroutine
+        functions = (Kind.FUNCTION_ENTRY, Kind.FUNCTION_RETURN)
+        served = [row.kind in functions and row.goroutine == operation.handler for row in rows]
+    spans = [(number, found.spans[number]) for number in sorted(found.spans) if number]
+    return Witnesses(
+        rows=rows,
+        served=[one and role(row.pid) == "dockerd" for one, row in zip(served, rows, strict=True)],
+        bounds=partition.bounds,
+        request_tid=operation.tid,
+        answer_tid=operation.answer_tid,
+        role=role,
+        phases={
+            rules.phases[0].id: (partition.bounds,),
+            **{rules.phases[number].id: span.intervals for number, span in spans},
+        },
+        phase_at=lambda time_ns: rules.phases[partition.phase_at(time_ns)].id,
+        cuts=partition.cuts,
+    )
 
 
 def use_functions(found: Walk, pieces: Pieces, rules: Rules) -> list[Departure]:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from observe.correlate.attribution import Attribution
 from observe.correlate.build import Functions, build_run
-from observe.correlate.files import CHANGES_NAMES, FileJoin
+from observe.correlate.files import FileJoin, changes_names
 from observe.correlate.frames import FrameMatcher
 from observe.correlate.identity import Identities
 from observe.correlate.imported import imported_runs
@@ -28,8 +28,10 @@ from observe.correlate.rows import Row, row_at, rows_of, table_of_kinds, with_ro
 from observe.correlate.rules import Rules
 from observe.correlate.stack_abi import NUMBER_BITS, StackAbiReturns
 from observe.correlate.undecided import Undecided
+from observe.correlate.why import Explainer, SchedulerEvents
 from observe.model import EventBatch, Header, Item, Kind, Loss, Mark, Note, NoteKind, Run
 from observe.phases import Catalogue
+from observe.phases.causes import load_causes
 
 #: After the answer: for file events that inotify tells late.
 _LINGER_NS = 300_000_000
@@ -53,14 +55,24 @@ class Correlator:
     """
 
     def __init__(
-        self, header: Header, catalogue: Catalogue, *, keep_events: bool = False, slower_than_ns: int = 0
+        self,
+        header: Header,
+        catalogue: Catalogue,
+        *,
+        keep_events: bool = False,
+        slower_than_ns: int = 0,
+        why: bool = False,
     ) -> None:
         """`header` of the recording, or of the live session.
 
-        `keep_events`: runs bring their events along, if they took at least `slower_than_ns`.
+        `keep_events`: runs bring their events along, if they took at least `slower_than_ns`; `why`: runs say what their
+        time was spent on, if that was recorded.
         """
         self._keep_events = keep_events
         self._slower_than_ns = slower_than_ns
+        self._scheduler = SchedulerEvents(keep=why)
+        machine, version = str(header.host.get("arch", "")), str(header.engine.get("version", ""))
+        self._explainer = Explainer(self._scheduler, load_causes(), machine, version) if why else None
         data_root = str(header.engine.get("data_root", ""))
         self._header = header
         self._rules = {name: Rules(catalogue.of(name), data_root) for name in catalogue.operations}
@@ -116,7 +128,7 @@ class Correlator:
         if self._imported is not None:
             self._imported.append(item)
             return []
-        return [run for batch in self._cut(item) for run in self._feed(batch)]
+        return [run for batch in self._cut(self._scheduler.take(item)) for run in self._feed(batch)]
 
     def _cut(self, batch: EventBatch) -> Iterator[EventBatch]:
         """The batch, cut after each birth of a process that has the number of a daemon."""
@@ -175,7 +187,7 @@ class Correlator:
         """The batch with the times and processes of calls for the file events that they caused."""
         kinds = batch.rows["kind"]
         told = (kinds == Kind.INOTIFY) & (batch.rows["marks"] & _INVENTED == 0)
-        places = np.flatnonzero(told | (CHANGES_NAMES[kinds] & (batch.rows["ret"] >= 0)))
+        places = np.flatnonzero(told | changes_names(batch.rows))
         changed: dict[int, Row] = {}
         for place, row in zip(places.tolist(), rows_of(batch, places), strict=True):
             if row.kind != Kind.INOTIFY:
@@ -276,6 +288,7 @@ class Correlator:
         for operation in self._open.copy():
             if operation.connection == row.fd:
                 operation.status = row.ret
+                operation.answer_tid = row.tid
                 self._close(operation, row.end_ns)
 
     def _close(self, operation: Operation, end_ns: int) -> None:
@@ -331,7 +344,10 @@ class Correlator:
         self._undecided.resolve(ready, pending)
         self._closing = [operation for operation in self._closing if operation not in ready]
         self._schedule()
-        return [self._run(operation) for operation in ready]
+        runs = [self._run(operation) for operation in ready]
+        begun = (operation.start_ns for operation in chain(self._open, self._closing))
+        self._scheduler.forget(min(begun, default=self._now_ns))
+        return runs
 
     def _identify(self, operation: Operation, pending: list[Operation]) -> None:
         """Without goroutines: a start by its name, a create by the folder that was made meanwhile."""
@@ -363,6 +379,7 @@ class Correlator:
             goroutines=self._goroutines,
             functions=self._functions,
             keep_events=self._keep_events and self._lasted_ns(operation) >= self._slower_than_ns,
+            explainer=self._explainer,
         )
 
 

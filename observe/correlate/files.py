@@ -9,6 +9,10 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from observe.correlate.rows import Row, table_of_kinds
 from observe.model import Kind, Mark
@@ -22,7 +26,7 @@ IN_CREATE = 0x100
 IN_DELETE = 0x200
 IN_ISDIR = 0x40000000
 
-_O_EXCL = 0x80
+_O_CREAT, _O_EXCL = 0x40, 0x80
 _INVENTED = int(Mark.INVENTED)
 _CREATE, _CREATE_DIRECTORY, _DELETE, _MOVED_FROM, _MOVED_TO = range(5)
 #: How long inotify's event may come after the call (the reader drains in milliseconds; a loaded host takes longer).
@@ -34,8 +38,16 @@ _EFFECTS: dict[Kind | int, int] = {
     **dict.fromkeys((Kind.RENAME, Kind.RENAMEAT, Kind.RENAMEAT2), _MOVED_TO),
     **dict.fromkeys((Kind.UNLINK, Kind.UNLINKAT, Kind.RMDIR), _DELETE),
 }
-#: Which kinds, by number, are calls that `FileJoin.call` looks at.
-CHANGES_NAMES = table_of_kinds([kind for kind in Kind if kind in _EFFECTS])
+_CHANGES_NAMES = table_of_kinds([kind for kind in Kind if kind in _EFFECTS])
+_OPENS = table_of_kinds({Kind.OPEN, Kind.OPENAT, Kind.OPENAT2})
+
+
+def changes_names(rows: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Of each event (`EVENT_DTYPE`) whether it is a call that `FileJoin.call` looks at."""
+    kinds = rows["kind"]
+    makes_nothing = _OPENS[kinds] & (rows["flags"] & _O_CREAT == 0)
+    changes: npt.NDArray[np.bool_] = _CHANGES_NAMES[kinds] & (rows["ret"] >= 0) & ~makes_nothing
+    return changes
 
 
 @dataclass(slots=True)
@@ -63,6 +75,8 @@ class FileJoin:
         """Remember what a successful call did to names."""
         effect = _EFFECTS.get(row.kind)
         if effect is None or row.ret < 0 or not row.path.startswith("/"):
+            return
+        if effect == _CREATE and not (row.flags & _O_CREAT or row.kind == Kind.CREAT):
             return
         # Without O_EXCL the file may have existed: then nothing was created.
         self._wait(effect, row.path, row, effect != _CREATE or bool(row.flags & _O_EXCL))

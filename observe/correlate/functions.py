@@ -49,6 +49,12 @@ class FunctionRules:
         self._below = tuple(
             frozenset(n for n, inner in enumerate(phases) if inner.id.startswith(outer.id + ".")) for outer in phases
         )
+        #: Phases of which dockerd does a part on other goroutines than the one that serves the request.
+        self.elsewhere = frozenset(
+            number
+            for number, below in enumerate(self._below)
+            if number and any(phases[one].runs_elsewhere for one in (number, *below))
+        )
         self._found: dict[str, Meaning] = {}
 
     def meaning(self, function: str) -> Meaning:
@@ -156,7 +162,7 @@ def pieces_of(
             and rules.may_run_inside(phase, outer)
             and _is_in_parent(phase, frame, taken, rules, programs)
             and (failed or rules.phases[phase].occurs != "on_failure")
-            and (rules.phases[phase].runs_elsewhere or not elsewhere(frame))
+            and (phase in rules.elsewhere or not elsewhere(frame))
         ]
         others = taken.by_other_functions(frame.function) if meaning.nameless else None
         phase = _choose(allowed, current, others)

@@ -35,6 +35,8 @@ class Operation:
     layer: str | None = None
     end_ns: int | None = None
     status: int | None = None
+    #: Thread that wrote the answer; 0: not seen.
+    answer_tid: int = 0
     #: Its events: places in batches, and the number of each batch's first event in the stream.
     _parts: list[tuple[EventBatch, npt.NDArray[np.intp], int]] = field(default_factory=list)
     #: Which event of the stream named a path first, as far as somebody has asked.

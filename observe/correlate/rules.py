@@ -133,6 +133,12 @@ class Rules:
                     self.programs.append(ProgramRule(number, evidence))
                 else:
                     self._calls.append(_call_rule(number, evidence))
+        of_programs = sorted({rule.phase for rule in self.programs})
+        #: The program that each phase is, or is a part of: the innermost.
+        self.program_of = tuple(
+            max((one for one in of_programs if one == number or self.contains(one, number)), default=None)
+            for number in range(len(self.phases))
+        )
         self._pathless = tuple(rule for rule in self._calls if rule.path is None)
         #: Of every number of a kind whether it is a call that speaks for phases without a path.
         self.weak_kinds = table_of_kinds(frozenset().union(*(rule.kinds for rule in self._pathless)))

@@ -129,24 +129,24 @@ def _walk_in_order(
 ) -> Walk:
     """Programs and calls on paths, as they come."""
     found = Walk()
-    of_programs = {rule.phase for rule in rules.programs}
     current = 0
     for time_ns, end_ns, path, there, elsewhere in witnesses:
         while waiting and waiting[0].start_ns <= time_ns:
             current = _enter_program(waiting.popleft(), current, rules, found)
         candidates: Sequence[int] = there
         if elsewhere:  # what others do for a program proves it only while it runs
-            begun = [phase for phase in elsewhere if phase not in of_programs or phase in found.spans]
+            begun = [phase for phase in elsewhere if _has_begun(phase, rules, found)]
             candidates = sorted({*candidates, *begun}) if candidates else begun
         chosen = _choose(candidates if failed else rules.unless_failed(candidates), current)
         if chosen is None:
             continue
-        if chosen < current and not rules.contains(chosen, current):
-            # Another goroutine tells of the container's end too, maybe before the answer to its start.
-            if chosen in there:
-                _depart(chosen, rules, found)
-            continue
-        current = max(current, chosen)
+        if not rules.phases[chosen].several:
+            if chosen < current and not rules.contains(chosen, current):
+                # Another goroutine tells of the container's end too, maybe before the answer to its start.
+                if chosen in there:
+                    _depart(chosen, rules, found)
+                continue
+            current = max(current, chosen)
         _cover(found, chosen, max(time_ns, bounds[0]), min(end_ns, bounds[1]))
         found.paths.setdefault(path, []).append((time_ns, chosen))
     for program in waiting:
@@ -154,8 +154,14 @@ def _walk_in_order(
     return found
 
 
-def missing(rules: Rules, found: Walk, functions: Iterable[str] = ()) -> list[Departure]:
-    """Phases that always occur and were not seen, though there is evidence to see, or a function that was probed.
+def _has_begun(phase: int, rules: Rules, found: Walk) -> bool:
+    """Whether the program that a phase is, or is a part of, has begun; yes if it is no part of any."""
+    program = rules.program_of[phase]
+    return program is None or program in found.spans
+
+
+def missing(rules: Rules, found: Walk, functions: Iterable[str] = (), network: str = "") -> list[Departure]:
+    """Phases that always occur (in this network mode) and were not seen, though evidence or a function would show them.
 
     A function without a name of its own proves nothing: it may be another phase's.
     """
@@ -164,7 +170,7 @@ def missing(rules: Rules, found: Walk, functions: Iterable[str] = ()) -> list[De
     return [
         Departure(DepartureKind.MISSING, phase.id, f"{phase.id} was not seen")
         for number, phase in enumerate(rules.phases)
-        if number and phase.occurs == "always" and (phase.evidence or number in probed) and number not in found.spans
+        if number and phase.is_due(network) and (phase.evidence or number in probed) and number not in found.spans
     ]
 
 
@@ -214,12 +220,18 @@ def _cover_weakly(
 
 
 def _room(phase: int, rules: Rules, bounds: tuple[int, int], found: Walk) -> tuple[int, int]:
-    """From the end of the phases before to the start of those after; those that contain it are neither."""
+    """From the end of the phases before to the start of those after.
+
+    Those that contain it are neither, nor are those that are not bound to one place.
+    """
     earliest, latest = bounds
-    before = [
-        span.end_ns for number, span in found.spans.items() if number < phase and not rules.contains(number, phase)
+    others = [
+        (number, span)
+        for number, span in found.spans.items()
+        if not rules.phases[number].several and not rules.contains(number, phase)
     ]
-    after = [span.start_ns for number, span in found.spans.items() if number > phase]
+    before = [span.end_ns for number, span in others if number < phase]
+    after = [span.start_ns for number, span in others if number > phase]
     return max(before, default=earliest), min(after, default=latest)
 
 
@@ -275,7 +287,8 @@ def _enter_program(program: _Program, current: int, rules: Rules, found: Walk) -
     phase = program.phase
     span = found.spans.get(phase)
     again = span is not None and bool(span.processes)
-    late = phase < current and span is None and not rules.contains(phase, current)
+    several = rules.phases[phase].several
+    late = phase < current and span is None and not several and not rules.contains(phase, current)
     if (again or late) and not program.many:
         _depart(phase, rules, found)
     if span is None:
@@ -283,7 +296,7 @@ def _enter_program(program: _Program, current: int, rules: Rules, found: Walk) -
     else:
         span.cover(program.start_ns, program.end_ns)
         span.processes |= program.processes
-    return max(current, phase)
+    return current if several else max(current, phase)
 
 
 def _cut_to_last_event(events: EventBatch, rules: Rules, found: Walk) -> None:

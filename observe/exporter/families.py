@@ -106,7 +106,9 @@ def scalars(snapshot: Snapshot) -> Iterator[Metric]:
         totals.phase_self_ns,
     )
     call = ("operation", "phase", "syscall")
-    yield _counter("observe_syscalls", "System calls by the innermost phase.", call, totals.calls)
+    yield _counter(
+        "observe_syscalls", "System calls by the innermost phase that every operation has.", call, totals.calls
+    )
     yield _seconds("observe_syscall_duration_seconds", "Time in system calls.", call, totals.call_ns)
     yield _counter(
         "observe_file_events", "File events of the data root, by inotify.", ("area", "event"), totals.file_events

@@ -17,12 +17,14 @@ def decades(start_seconds: float, steps_a_decade: int, count: int) -> tuple[floa
 
 #: Operations: 26% apart from 0.1 ms to 63 s.
 OPERATION_BOUNDS = decades(1e-4, 10, 59)
-#: Operations that did not go well: every fifth of these, since their counts matter and not their percentiles.
-FAILURE_BOUNDS = OPERATION_BOUNDS[::5]
+#: Operations that did not go well: every tenth of these, since their counts matter and not their percentiles.
+FAILURE_BOUNDS = OPERATION_BOUNDS[::10]
 #: Phases that the kernel sees (files, processes, network): 78% apart from 0.1 ms to 10 s.
 WORK_BOUNDS = decades(1e-4, 4, 21)
-#: Phases that only a function can show are computation: three a decade of microseconds, then of what went wrong.
-COMPUTATION_BOUNDS = decades(1e-5, 2, 12)
+#: Phases that not every operation has, parts of others: a factor of 3.2 apart from 0.3 ms to 1 s.
+PART_BOUNDS = decades(1e-3 / 10**0.5, 2, 8)
+#: Phases that only a function can show are computation: some microseconds; what is longer went wrong.
+COMPUTATION_BOUNDS = (*decades(1e-5, 2, 5), *decades(1e-2, 1, 3))
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,7 +95,7 @@ class Site:
 
 def operations(snapshot: Snapshot) -> dict[str, Any]:
     """`/api/operations`: the report's JSON of the recent runs, and what is live beside it."""
-    report = without_details(_report(snapshot, snapshot.recent), configuration=False, functions=False)
+    report = without_details(_report(snapshot, snapshot.recent), configuration=False, functions=False, path=False)
     in_progress = document(_report(snapshot, snapshot.open_runs))["runs"]
     answer = document(report)
     for runs, rows in ((snapshot.recent, answer["runs"]), (snapshot.open_runs, in_progress)):

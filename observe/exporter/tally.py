@@ -19,12 +19,13 @@ from observe.exporter.histogram import (
     COMPUTATION_BOUNDS,
     FAILURE_BOUNDS,
     OPERATION_BOUNDS,
+    PART_BOUNDS,
     WORK_BOUNDS,
     FrozenHistogram,
     Histogram,
 )
 from observe.model import DepartureKind, EventBatch, Evidence, Kind, Mark, Run, Span
-from observe.phases import Catalogue
+from observe.phases import Catalogue, Phase
 
 OUTCOMES = ("ok", "failed", "unfinished")
 OTHER = "other"
@@ -80,6 +81,7 @@ class Tally:
         }
         self._phases = {labels: Histogram(bounds) for labels, bounds in phase_rows(catalogue).items()}
         self._unattributed = {(operation,): Histogram(WORK_BOUNDS) for operation in OPERATIONS}
+        self._wholes = wholes(catalogue)
         self._counters = counters = _Counters()
         for operation in OPERATIONS:
             counters.departures.update({(operation, kind.value): 0 for kind in DepartureKind})
@@ -107,7 +109,8 @@ class Tally:
         for departure in run.departures:
             self._counters.departures[run.operation, departure.kind.value] += 1
         for calls in run.calls:
-            self._calls((run.operation, calls.phase, calls.kind.label), calls.count, calls.duration_ns)
+            phase = self._wholes.get(calls.phase, calls.phase)
+            self._calls((run.operation, phase, calls.kind.label), calls.count, calls.duration_ns)
         for function in run.functions:
             action = _ACTIONS.get(function.name.rpartition("daemon.")[2])
             if action is not None and function.complete:
@@ -169,14 +172,33 @@ def phase_rows(catalogue: Catalogue) -> dict[Labels, tuple[float, ...]]:
     rows: dict[Labels, tuple[float, ...]] = {}
     for operation in OPERATIONS:
         phases = catalogue.of(operation)
-        # A phase without evidence of its own is covered by that of the phases below it.
+        # A phase without evidence, or functions, of its own is covered by that of the phases below it.
         by_kernel = {phase.id for phase in phases if any(o.evidence and _is_in(o.id, phase.id) for o in phases)}
+        by_function = {
+            phase.id for phase in phases if any(_has_functions(o) and _is_in(o.id, phase.id) for o in phases)
+        }
         for phase in phases[1:]:
             bounds = WORK_BOUNDS if phase.id in by_kernel else COMPUTATION_BOUNDS
-            rows[operation, phase.id, Evidence.FUNCTION.value] = bounds
+            if phase.is_part:
+                bounds = PART_BOUNDS
+            if phase.id in by_function:
+                rows[operation, phase.id, Evidence.FUNCTION.value] = bounds
             if phase.id in by_kernel:
                 rows[operation, phase.id, Evidence.KERNEL.value] = bounds
     return rows
+
+
+def wholes(catalogue: Catalogue) -> dict[str, str]:
+    """Part of a phase → the phase, which every operation has: that is where its system calls are counted."""
+    found: dict[str, str] = {}
+    for phase in catalogue.phases:  # a parent stands before its children
+        if phase.is_part and phase.parent is not None:
+            found[phase.id] = found.get(phase.parent, phase.parent)
+    return found
+
+
+def _has_functions(phase: Phase) -> bool:
+    return bool(phase.functions or phase.to_entry or phase.from_return)
 
 
 def _is_in(phase: str, parent: str) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -30,6 +31,7 @@ _PHASE_KEYS = {
     "to_entry",
     "from_return",
     "within",
+    "not_with_networks",
 }
 _EVIDENCE_KEYS = {"calls", "path", "name", "flags", "role", "goroutine", "program", "argument", "with", "many", "until"}
 _OCCURS = ("always", "on_failure", "if_configured")
@@ -85,6 +87,8 @@ class Phase:
     to_entry: tuple[str, ...] = ()
     #: Functions whose return begins it: before its own functions do, or, if it has none, until the operation's end.
     from_return: tuple[str, ...] = ()
+    #: Network modes, as globs, in which it does not occur.
+    not_with_networks: tuple[str, ...] = ()
     #: Phases inside whose functions its own may run, though none of them is its parent.
     within: tuple[str, ...] = ()
     #: 0 for the operation, 1 for its phases, and so on.
@@ -101,6 +105,15 @@ class Phase:
     def operation(self) -> str:
         """The operation it belongs to: the first word of its id."""
         return self.id.partition(".")[0]
+
+    @property
+    def is_part(self) -> bool:
+        """Whether it is a part of another phase that not every operation has."""
+        return self.occurs == "if_configured"
+
+    def is_due(self, network: str) -> bool:
+        """Whether it always occurs in this network mode (empty: unknown), unless the operation fails."""
+        return self.occurs == "always" and not any(fnmatchcase(network, mode) for mode in self.not_with_networks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +191,7 @@ def _phase(entry: Mapping[str, Any], source: str) -> Phase:
             raise ObserveError(f"{source}: {name}: {key} is missing")
     if entry.get("occurs", "always") not in _OCCURS:
         raise ObserveError(f"{source}: {name}: occurs must be one of {', '.join(_OCCURS)}")
-    for key in ("functions", "to_entry", "from_return", "within"):
+    for key in ("functions", "to_entry", "from_return", "within", "not_with_networks"):
         if not is_list_of_names(entry.get(key, [])):
             raise ObserveError(f"{source}: {name}: {key} must be a list of names")
     if not isinstance(entry.get("several", False), bool):
@@ -195,6 +208,7 @@ def _phase(entry: Mapping[str, Any], source: str) -> Phase:
         to_entry=tuple(entry.get("to_entry", [])),
         from_return=tuple(entry.get("from_return", [])),
         within=tuple(entry.get("within", [])),
+        not_with_networks=tuple(entry.get("not_with_networks", [])),
     )
 
 

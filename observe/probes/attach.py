@@ -15,12 +15,12 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 from observe.errors import HostCannotError
 from observe.model import Usage
-from observe.probes import bpf, compiler, events, functions
+from observe.probes import bpf, compiler, events, functions, kernel_types, sched
 from observe.probes.layout import Counter
 
 #: Holds more than 7,000 records: about 15 container starts between two drains.
@@ -75,6 +75,8 @@ class EventProbes:
 
     def _load(self, image: compiler.Image) -> None:
         for spec in image.maps:
+            if spec.name in sched.MAPS:
+                continue
             max_entries = self.ring_bytes if spec.type == bpf.MAP_TYPE_RINGBUF else spec.max_entries
             self._maps[spec.name] = self._own(
                 bpf.map_create(
@@ -95,11 +97,12 @@ class EventProbes:
             code = self.relocate(programs[name])
             self._programs[name] = self._own(bpf.program_load(_KINDS[name], name, code))
 
-    def relocate(self, program: compiler.Program) -> bytes:
-        """The program's code with the descriptors of our maps in it."""
+    def relocate(self, program: compiler.Program, others: Mapping[str, int] = MappingProxyType({})) -> bytes:
+        """The program's code with the descriptors of our maps, and of `others` by their names, in it."""
         code = bytearray(program.code)
         for index, name in program.maps:
-            code[index * 8 + 4 : index * 8 + 8] = struct.pack("<i", self._maps[name])
+            descriptor = others[name] if name in others else self._maps[name]
+            code[index * 8 + 4 : index * 8 + 8] = struct.pack("<i", descriptor)
         return bytes(code)
 
     def _own(self, descriptor: int) -> int:
@@ -186,11 +189,18 @@ def _possible_cpus() -> int:
     return int(text.replace(",", "-").split("-")[-1]) + 1
 
 
-def build_image(cache: Path | None = None) -> compiler.Image:
-    """Compile all programs, or take them from the cache. Raises HostCannotError if this host lacks something."""
+def build_image(cache: Path | None = None, *, scheduler: bool = False) -> compiler.Image:
+    """Compile the programs, or take them from the cache. Raises HostCannotError if this host lacks something.
+
+    `scheduler`: with those of `bpf/sched.bpf.c`, if the kernel has the type information that they need.
+    """
     tracefs()  # bcc reads tracepoint formats there: say what is missing before it does
+    sources = [events.SOURCE, functions.SOURCE]
     programs = [*events.TRACEPOINTS, *events.SYSCALL_TRACEPOINTS, functions.PROGRAM]
-    return compiler.build([events.SOURCE, functions.SOURCE], programs, cache)
+    if scheduler and kernel_types.VMLINUX.exists():
+        sources.append(sched.SOURCE)
+        programs += [*sched.RAW_TRACEPOINTS, *sched.OPTIONAL_RAW_TRACEPOINTS]
+    return compiler.build(sources, programs, cache)
 
 
 def build_raw_image(cache: Path | None = None) -> compiler.Image:

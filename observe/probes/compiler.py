@@ -23,6 +23,7 @@ from typing import Any
 
 from observe import resources
 from observe.errors import HostCannotError, ObserveError
+from observe.probes import kernel_types, sched
 from observe.probes.cache import read_cached, write_cached
 
 _INCLUDE = re.compile(r'\s*#include "(?P<name>[\w./-]+)"')
@@ -134,6 +135,14 @@ def _uapi_include_flags() -> list[str]:
     return flags
 
 
+def _kernel_flags(sources: Sequence[str]) -> list[str]:
+    """What a source must know of the running kernel."""
+    if sched.SOURCE not in sources:
+        return []
+    offsets = sched.kernel_offsets(kernel_types.VMLINUX.read_bytes())
+    return [f"-D{name}={value}" for name, value in offsets.items()]
+
+
 def _compile(sources: Sequence[str], programs: Sequence[str]) -> Image:
     try:
         from bcc import BPF, lib  # noqa: PLC0415 - only this child may load clang
@@ -143,7 +152,7 @@ def _compile(sources: Sequence[str], programs: Sequence[str]) -> Image:
         ) from None
     _declare(lib)
     text = "\n".join(expand(resources.folder("bpf") / source) for source in sources)
-    module = BPF(text=text, cflags=_uapi_include_flags())
+    module = BPF(text=text, cflags=[*_uapi_include_flags(), *_kernel_flags(sources)])
     maps = {}
     for index in range(lib.bpf_num_tables(module.module)):
         maps[lib.bpf_table_fd_id(module.module, index)] = MapSpec(

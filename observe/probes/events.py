@@ -39,7 +39,7 @@ class What(IntEnum):
     """CALL_* of bpf/events.bpf.c: how a system call is treated."""
 
     RECORD = 0
-    IF_CREATES = 1
+    OPEN = 1
     EXEC = 2
     CLONE = 3
     CLONE3 = 4
@@ -47,10 +47,11 @@ class What(IntEnum):
     SETNS = 6
     OPENAT2 = 7
     SIZED_STRING = 8
-    API_READ = 9
-    API_WRITE = 10
-    API_ACCEPT = 11
-    API_CLOSE = 12
+    NETLINK = 9
+    API_READ = 10
+    API_WRITE = 11
+    API_ACCEPT = 12
+    API_CLOSE = 13
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +89,9 @@ CALLS = (
     Call(Kind.CHROOT, 161, 51, What.CHANGES_ROOT, path=1),
     Call(Kind.MKDIR, 83, None, path=1),
     Call(Kind.MKDIRAT, 258, 34, fd=1, path=2),
-    Call(Kind.OPEN, 2, None, What.IF_CREATES, path=1, flags=2),
+    Call(Kind.OPEN, 2, None, What.OPEN, path=1, flags=2),
     Call(Kind.CREAT, 85, None, path=1),
-    Call(Kind.OPENAT, 257, 56, What.IF_CREATES, fd=1, path=2, flags=3),
+    Call(Kind.OPENAT, 257, 56, What.OPEN, fd=1, path=2, flags=3),
     Call(Kind.OPENAT2, 437, 437, What.OPENAT2, fd=1, path=2, flags=3),
     Call(Kind.RENAME, 82, None, path=2, path2=1),
     Call(Kind.RENAMEAT, 264, 38, fd=3, path=4, path2=2),
@@ -107,6 +108,9 @@ CALLS = (
     Call(Kind.FSCONFIG, 431, 431, fd=1, flags=2, detail=3),
     Call(Kind.FSMOUNT, 432, 432, fd=1, flags=2),
     Call(Kind.MOUNT_SETATTR, 442, 442, fd=1, path=2, flags=3),
+    Call(Kind.SENDTO, 44, 206, What.NETLINK, fd=1),
+    Call(Kind.PWRITE64, 18, 68, fd=1),
+    Call(Kind.SECCOMP, 317, 277, flags=1),
     # dockerd's API connections; the kinds are what the kernel makes of them.
     Call(Kind.API_REQUEST, 0, 63, What.API_READ),
     Call(Kind.API_RESPONSE, 1, 64, What.API_WRITE),

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Protocol
 
-from observe.reports import csv_, json_, markdown, text
+from observe.reports import csv_, json_, markdown, text, why_markdown, why_text
 from observe.reports.report import Report, join, without_details
 from observe.reports.terminal import Page
 
@@ -55,5 +55,7 @@ def _html(report: Report) -> bytes:
 
 #: Name of a format that is looked at → what draws it.
 PICTURES: Mapping[str, Picture] = MappingProxyType({"png": _picture("png"), "svg": _picture("svg"), "html": _html})
+#: Name of a format → what writes the critical path and the causes behind it.
+WHY: Mapping[str, Renderer] = MappingProxyType({"text": why_text.render, "markdown": why_markdown.render})
 
-__all__ = ["PICTURES", "RENDERERS", "Page", "Picture", "Renderer", "Report", "join", "without_details"]
+__all__ = ["PICTURES", "RENDERERS", "WHY", "Page", "Picture", "Renderer", "Report", "join", "without_details"]

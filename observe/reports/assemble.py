@@ -17,13 +17,17 @@ from observe.reports.report import Report, join
 _IMPORTED = "imported from a log: its lines give an order, not times, and durations mean nothing"
 
 
-def assemble(path: Path, catalogue: Catalogue, *, keep_events: bool = False) -> tuple[Report, tuple[str, ...]]:
+def assemble(
+    path: Path, catalogue: Catalogue, *, keep_events: bool = False, why: bool = False
+) -> tuple[Report, tuple[str, ...]]:
     """The report of one recording, and what is damaged in the file (one line each; also among its warnings).
+
+    `keep_events`, `why`: see `Correlator`.
 
     Raises RecordingError if nothing of the file can be read.
     """
     recording = Recording.open(path)
-    correlator = Correlator(recording.header, catalogue, keep_events=keep_events)
+    correlator = Correlator(recording.header, catalogue, keep_events=keep_events, why=why)
     with _without_collector():
         runs = [run for item in recording.items() for run in correlator.feed(item)]
         runs.extend(correlator.finish())

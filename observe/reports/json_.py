@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from observe.model import Departure, Event, FunctionCall, Loss, Mark, Run, Span
+from observe.model import Cause, Departure, Event, FunctionCall, Loss, Mark, PathStep, Remedy, Run, Span, Time
 from observe.reports.report import Report
 from observe.reports.terminal import Page
 
@@ -19,7 +19,8 @@ SCHEMA_VERSION = 1
 
 _HOST_KEYS = ("hostname", "kernel", "arch")
 _ENGINE_KEYS = ("version", "go_version", "storage_driver")
-_PHASE_KEYS = (*(field.name for field in fields(Span)), "at_floor")
+#: Without what a phase has only if the scheduler's events were recorded.
+_PHASE_KEYS = (*(field.name for field in fields(Span) if field.name != "time"), "at_floor")
 _phase_values = attrgetter(*_PHASE_KEYS)
 _NOT_ASCII = re.compile("[^\0-\x7e]")
 
@@ -60,6 +61,8 @@ def _run(run: Run) -> dict[str, Any]:
     for phase, event in run.events:
         events.setdefault(phase, []).append(_event(event))
     functions = {"functions": [_fields(call) for call in run.functions]} if run.functions else {}
+    why = {"causes": [_cause(cause) for cause in run.causes]} if run.causes else {}
+    path = {"critical_path": [_fields(step) for step in run.path]} if run.path else {}
     configuration = {"configuration": dict(run.configuration)} if run.configuration else {}
     return {
         "operation": run.operation,
@@ -75,6 +78,8 @@ def _run(run: Run) -> dict[str, Any]:
         "unattributed_ns": run.unattributed_ns,
         "departures": [_fields(departure) for departure in run.departures],
         "phases": [_phase(span, events.get(span.id)) for span in run.phases],
+        **why,
+        **path,
         **functions,
         **configuration,
     }
@@ -82,9 +87,15 @@ def _run(run: Run) -> dict[str, Any]:
 
 def _phase(span: Span, events: list[dict[str, Any]] | None) -> dict[str, Any]:
     values = dict(zip(_PHASE_KEYS, _phase_values(span), strict=True))
+    if span.time is not None:
+        values["time"] = _fields(span.time)
     if events:
         values["events"] = events
     return values
+
+
+def _cause(cause: Cause) -> dict[str, Any]:
+    return {**_fields(cause), "remedy": _fields(cause.remedy) if cause.remedy else None}
 
 
 def _event(event: Event) -> dict[str, Any]:
@@ -95,6 +106,6 @@ def _event(event: Event) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value not in ("", [])}
 
 
-def _fields(value: Departure | FunctionCall | Loss) -> dict[str, Any]:
+def _fields(value: Cause | Departure | FunctionCall | Loss | PathStep | Remedy | Time) -> dict[str, Any]:
     """A flat record; `asdict` would copy every value deeply, which is felt over thousands of them."""
     return {field.name: getattr(value, field.name) for field in fields(value)}

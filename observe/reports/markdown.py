@@ -45,7 +45,7 @@ def _timeline(line: Timeline, page: Page) -> Iterable[str]:
     yield _facts(run, page)
     yield _error(run, page)
     titles = {phase.id: phase.title for phase in load().phases}
-    yield _table(
+    yield markdown_table(
         ("phase", "", "time", "share", "own", "calls", "files", "evidence"),
         "llrrrrrl",
         [_timeline_cells(row, titles.get(row.id, "") if row.depth else "", page) for row in line.rows],
@@ -96,14 +96,14 @@ def _summary(summary: Summary, page: Page) -> Iterable[str]:
         [f"{len(summary.runs)} runs", *(f"{count} {code(outcome, page)}" for outcome, count in outcomes.most_common())]
     )
     head = ("phase", "n", "p50", "p90", "p99", "max", "share")
-    yield _table(head, "lrrrrrr", [_stats_cells(row, page) for row in summary.rows])
+    yield markdown_table(head, "lrrrrrr", [_stats_cells(row, page) for row in summary.rows])
     yield _list("Not seen in any run:", words.not_seen(summary.not_seen, failed=bool(summary.failures)))
     yield "\n".join(
         f"- departure in {departure.runs} of {len(summary.runs)} runs: {_departure(departure, page)}"
         for departure in summary.departures
     )
     yield "### Slowest"
-    yield _table(
+    yield markdown_table(
         ("time", "container", "id", "network", "most above the median", "when"),
         "rlllll",
         [
@@ -118,7 +118,7 @@ def _summary(summary: Summary, page: Page) -> Iterable[str]:
     if summary.failures:
         yield "### Not ok"
         rows = [(*_who(run, page), code(run.outcome, page), code(run.error or "", page)) for run in summary.failures]
-        yield _table(("time", "container", "id", "network", "outcome", "error"), "rlllll", rows)
+        yield markdown_table(("time", "container", "id", "network", "outcome", "error"), "rlllll", rows)
 
 
 def _stats_cells(row: StatsRow, page: Page) -> Sequence[str]:
@@ -138,7 +138,7 @@ def _notes(report: Report, page: Page) -> Iterable[str]:
     yield "**Data was lost.**" if report.loss.data_was_lost else "Nothing lost."
     lost = words.counted(report.loss)
     if lost:
-        yield _table(("counter", "count"), "lr", [(name, str(count)) for name, count in lost.items()])
+        yield markdown_table(("counter", "count"), "lr", [(name, str(count)) for name, count in lost.items()])
     yield "\n".join(f"- warning: {code(warning, page)}" for warning in report.warnings)
 
 
@@ -165,7 +165,7 @@ def code(text: str, page: Page) -> str:
     return f"{fence}{space}{safe}{space}{fence}"
 
 
-def _table(head: Sequence[str], sides: str, rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], sides: str, rows: Sequence[Sequence[str]]) -> str:
     """A table whose columns also line up where it is read as plain text; `sides` has l or r for each column."""
     # Parsers do not agree on what an escaped bar in a code span is.
     cells = [[cell.replace("|", "\\x7c") for cell in row] for row in (head, *rows)]

@@ -57,7 +57,7 @@ def join(reports: Iterable[Report]) -> Report:
     )
 
 
-def without_details(report: Report, *, configuration: bool, functions: bool) -> Report:
+def without_details(report: Report, *, configuration: bool, functions: bool, path: bool) -> Report:
     """The report without what takes some kilobytes a run, unless it was asked for."""
     return replace(
         report,
@@ -66,6 +66,7 @@ def without_details(report: Report, *, configuration: bool, functions: bool) -> 
                 run,
                 configuration=run.configuration if configuration else {},
                 functions=run.functions if functions else (),
+                path=run.path if path else (),
             )
             for run in report.runs
         ),

@@ -103,12 +103,17 @@ def _timeline(line: Timeline, phases: Mapping[str, Phase], page: Page) -> list[s
     expected = _expected(line.not_seen, phases, failed=line.run.outcome != "ok")
     lines.extend(_not_seen(f"not seen{by}:", expected, page))
     if not by:
-        kernel = [NotSeen(row.id, 1) for row in rows if row.depth and row.evidence is Evidence.KERNEL]
+        kernel = [NotSeen(row.id, 1) for row in rows if row.evidence is Evidence.KERNEL and _has_functions(row, phases)]
         lines.extend(_not_seen("by kernel evidence only:", kernel, page))
         lines.append(page.style(_probes(line.run, page), _DIM))
     for departure in line.run.departures:
         lines.extend(page.paragraph(f"departure: {_departure(departure)}", _YELLOW))
     return lines
+
+
+def _has_functions(row: TimelineRow, phases: Mapping[str, Phase]) -> bool:
+    """Whether it could be bounded by functions."""
+    return bool(row.depth and row.id in phases and phases[row.id].functions)
 
 
 def _probes(run: Run, page: Page) -> str:

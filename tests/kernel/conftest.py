@@ -19,7 +19,7 @@ from observe.probes.compiler import Image
 
 @pytest.fixture(scope="session")
 def image() -> Image:
-    return build_image()
+    return build_image(scheduler=True)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import errno
 import os
 import platform
 import signal
+import socket
 import struct
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,6 +26,7 @@ AT_FDCWD = -100
 AT_REMOVEDIR = 0x200
 CLONE_FS, CLONE_SIGHAND, CLONE_NEWUTS = 0x200, 0x800, 0x4000000
 MS_NOSUID, MNT_DETACH = 2, 2
+RTM_GETLINK, SECCOMP_GET_ACTION_AVAIL = 18, 2
 RENAME_NOREPLACE = 1
 OPEN_TREE_CLONE, MOVE_MOUNT_F_EMPTY_PATH, FSCONFIG_SET_STRING, FSCONFIG_CMD_CREATE = 1, 4, 1, 6
 CREATE = os.O_CREAT | os.O_WRONLY
@@ -165,10 +167,38 @@ def unlinkat(script: Script) -> None:
 def sync(name: str) -> Callable[[Script], None]:
     def case(script: Script) -> None:
         (script.folder / "file").touch()
-        file = script.silent("open", script.path("file"), os.O_WRONLY)
+        file = script.silent("open", script.path("file"), os.O_RDONLY)
         five(lambda i: script.made(name, fd := file if i < GOOD else 9999, fd=fd))
 
     return case
+
+
+def pwrite64(script: Script) -> None:
+    (script.folder / "file").touch()
+    path = script.path("file")
+    file = script.made("open", path, os.O_WRONLY, path=path, flags=os.O_WRONLY)
+    five(lambda i: script.made("pwrite64", fd := file if i < GOOD else 9999, "text", 4, 0, fd=fd))
+
+
+def sendto(script: Script) -> None:
+    """What is sent to netlink, by the type of its message; nothing of what is sent elsewhere."""
+    netlink = script.silent("socket", socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+    udp = script.silent("socket", socket.AF_INET, socket.SOCK_DGRAM, 0)
+    kernel = struct.pack("<HHII", socket.AF_NETLINK, 0, 0, 0)
+    here = struct.pack("<H", socket.AF_INET) + struct.pack(">H4s8x", 9, b"\x7f\0\0\1")
+    message = struct.pack("<IHHIIB3x", 20, RTM_GETLINK, 1, 1, 0, 0)
+
+    def make(index: int) -> int:
+        script.silent("sendto", udp, message, len(message), 0, here, len(here))
+        file = netlink if index < GOOD else 9999
+        return script.made("sendto", file, message, len(message), 0, kernel, len(kernel), fd=file, flags=RTM_GETLINK)
+
+    five(make)
+
+
+def seccomp(script: Script) -> None:
+    allow = struct.pack("<I", 0x7FFF0000)
+    five(lambda i: script.made("seccomp", what := SECCOMP_GET_ACTION_AVAIL if i < GOOD else 99, 0, allow, flags=what))
 
 
 def unshare(script: Script) -> None:
@@ -343,6 +373,9 @@ CASES = {
     Kind.RMDIR: rmdir,
     Kind.FSYNC: sync("fsync"),
     Kind.FDATASYNC: sync("fdatasync"),
+    Kind.PWRITE64: pwrite64,
+    Kind.SENDTO: sendto,
+    Kind.SECCOMP: seccomp,
     Kind.SETHOSTNAME: sethostname,
     Kind.CHROOT: chroot,
     Kind.OPEN_TREE: open_tree,
@@ -385,17 +418,34 @@ def test_older_kernels_record_the_same(kind: Kind, older_watch: Watch, puppet: P
     test_call_is_recorded_as_it_was_made(kind, older_watch, puppet, folder)
 
 
-def test_opens_that_do_not_create_are_not_recorded(watch: Watch, puppet: Puppet, folder: Path) -> None:
+def test_opens_that_only_read_or_look_a_name_up_are_not_recorded(watch: Watch, puppet: Puppet, folder: Path) -> None:
     file = folder / "file"
     file.touch()
     watch.follow(puppet)
     script = Script(puppet, folder)
     for _ in range(5):
-        script.silent("open", file, os.O_RDWR)
+        script.silent("open", file, os.O_RDONLY)
         script.silent("openat", AT_FDCWD, file, os.O_RDONLY)
         script.silent("openat2", AT_FDCWD, file, struct.pack("<QQQ", os.O_RDONLY, 0, 0), 24)
+        script.silent("open", folder, os.O_RDONLY | os.O_DIRECTORY)
+        script.silent("openat", AT_FDCWD, folder, os.O_PATH | os.O_DIRECTORY)
+        script.silent("openat", AT_FDCWD, file, os.O_PATH | os.O_NOFOLLOW)
     assert watch.events() == []
     assert watch.counters()[Counter.UNMATCHED_RETURNS] == 0
+
+
+@pytest.mark.parametrize("flags", [os.O_WRONLY, os.O_RDWR, os.O_PATH], ids=["write", "both", "path"])
+def test_opens_that_write_or_give_a_name_are_recorded(flags: int, watch: Watch, puppet: Puppet, folder: Path) -> None:
+    (folder / "file").touch()
+    watch.follow(puppet)
+    script = Script(puppet, folder)
+    path = script.path("file")
+    script.made("open", path, flags, path=path, flags=flags)
+    script.made("openat", AT_FDCWD, path, flags, path=path, fd=AT_FDCWD, flags=flags)
+    how = struct.pack("<QQQ", flags, 0, 0)
+    script.made("openat2", AT_FDCWD, path, how, len(how), path=path, fd=AT_FDCWD, flags=flags)
+    seen = [replace(event, time_ns=0, duration_ns=0, goroutine=0) for event in watch.events()]
+    assert seen == script.expected
 
 
 def test_only_the_lineage_is_recorded(watch: Watch, new_puppet: Callable[[], Puppet], tmp_path: Path) -> None:

@@ -16,14 +16,14 @@ from uapi import numbers
 from observe import resources
 from observe.errors import HostCannotError, ObserveError
 from observe.model import SYSCALLS, Kind, Mark
-from observe.probes import bpf, compiler, events, functions
+from observe.probes import bpf, compiler, events, functions, sched
 from observe.probes.attach import EventProbes
 from observe.probes.compiler import Image
 from observe.probes.events import CALLS, Call, Role, What, numbered_calls
 from observe.probes.layout import RECORD_DTYPE, Counter
 
-_FIELD = re.compile(r"\s*(?P<type>u8|u16|u32|u64|s32|s64|char)\s+(?P<names>[^;]+);")
-_NUMPY = {"u8": "u1", "u16": "<u2", "u32": "<u4", "u64": "<u8", "s32": "<i4", "s64": "<i8"}
+_FIELD = re.compile(r"\s*(?P<type>u8|u16|u32|u64|s16|s32|s64|char)\s+(?P<names>[^;]+);")
+_NUMPY = {"u8": "u1", "u16": "<u2", "u32": "<u4", "u64": "<u8", "s16": "<i2", "s32": "<i4", "s64": "<i8"}
 
 
 def source(name: str) -> str:
@@ -38,7 +38,7 @@ def defines(name: str, prefix: str) -> dict[str, int]:
 
 def dtype(name: str, struct_name: str) -> np.dtype[np.void]:
     """A C structure as numpy lays it out by C's own rules."""
-    sizes = defines("record.h", "")
+    sizes = defines("record.h", "") | defines(name, "")
     body = re.search(rf"struct {struct_name} {{(.*?)^}};", source(name), re.MULTILINE | re.DOTALL)
     assert body is not None
     fields = []
@@ -48,7 +48,8 @@ def dtype(name: str, struct_name: str) -> np.dtype[np.void]:
             text, _, length = field.partition("[")
             length = length.rstrip("]")
             size = sizes.get(length) or int(length or 0)
-            fields.append((text, f"S{size}" if match and match["type"] == "char" else _NUMPY[match["type"]]))
+            kind = f"S{size}" if match and match["type"] == "char" else _NUMPY[match["type"]]
+            fields.append((text, kind) if not size or kind.startswith("S") else (text, kind, size))
     return np.dtype(fields, align=True)
 
 
@@ -57,6 +58,16 @@ def test_the_record_is_laid_out_alike() -> None:
     assert ours.names == RECORD_DTYPE.names
     assert ours.fields == RECORD_DTYPE.fields
     assert ours.itemsize == RECORD_DTYPE.itemsize
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"), [("sched_record", sched.SCHED_RECORD_DTYPE), ("sched_file", sched.SCHED_FILE_DTYPE)]
+)
+def test_the_schedulers_records_are_laid_out_alike(name: str, ours: np.dtype[np.void]) -> None:
+    theirs = dtype("sched.bpf.c", name)
+    assert theirs.names == ours.names
+    assert theirs.itemsize == ours.itemsize == sched.SCHED_RECORD_DTYPE.itemsize
+    assert [theirs.fields[field][1] for field in theirs.names] == [ours.fields[field][1] for field in ours.names]
 
 
 def test_a_call_is_packed_as_c_reads_it(image: Image) -> None:
@@ -134,6 +145,7 @@ def test_an_image_names_each_place_of_a_map(image: Image) -> None:
     names = {spec.name for spec in image.maps}
     assert {"records", "counters", "lineage", "pending", "calls", "connections"} <= names
     tracepoints = {*events.SYSCALL_TRACEPOINTS, *events.TRACEPOINTS}
+    tracepoints |= {*sched.RAW_TRACEPOINTS, *sched.OPTIONAL_RAW_TRACEPOINTS}
     assert {program.name for program in image.programs} == {*tracepoints, functions.PROGRAM}
     for program in image.programs:
         places = dict(program.maps)

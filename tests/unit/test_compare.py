@@ -699,10 +699,11 @@ def test_time_added_to_one_phase_is_found_in_it(recordings, tmp_path, capsys):
     operations = {one["operation"]: one["rows"] for one in json.loads(capsys.readouterr().out)["operations"]}
     assert {row["verdict"] for row in operations["create"]} == {"no_difference"}
     assert operations["start"][0]["verdict"] == "slower"
-    assert (operations["start"][1]["id"].rpartition(".")[2], operations["start"][1]["verdict"]) == (
-        "network_hook",
-        "slower",
-    )
+    slower = {row["id"] for row in operations["start"] if row["verdict"] == "slower"}
+    hook = "start.containerd_start.runc_create.network_hook"
+    assert hook in slower
+    # It interrupts init; and in its middle, dockerd executes itself once more.
+    assert all(hook.startswith(phase) or phase.startswith(hook) or phase.endswith(".init") for phase in slower)
 
 
 def test_too_few_runs_are_an_answer_unless_a_verdict_was_asked_for(recordings, capsys):

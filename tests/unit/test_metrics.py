@@ -18,7 +18,7 @@ from streams import MS as MILLISECOND
 from observe.correlate.operation import OPERATIONS
 from observe.exporter.calls import EXPECTED_CALLS, MOST_CALLS
 from observe.exporter.exposition import Exposition, SnapshotCollector
-from observe.exporter.histogram import FAILURE_BOUNDS, OPERATION_BOUNDS, WORK_BOUNDS, Histogram
+from observe.exporter.histogram import FAILURE_BOUNDS, OPERATION_BOUNDS, PART_BOUNDS, WORK_BOUNDS, Histogram
 from observe.exporter.live import Live
 from observe.exporter.snapshot import Condition
 from observe.exporter.tally import NETWORKS, OUTCOMES, Tally, area_of, network_of
@@ -83,13 +83,13 @@ def tally_of(*runs):
 
 
 def test_the_series_fit_the_budget_whatever_containers_do():
-    """Of 2,500: 2 x 5 x (59 + 3) + 2 x 2 x 5 x (12 + 3) of operations, 57 rows of phases, and some 400 others."""
+    """Of 2,500: 2 x 5 x (59 + 3) + 2 x 2 x 5 x (6 + 3) of operations, 75 rows of phases, and some 400 others."""
     live = live_of()
     found = scraped(live)
     operations = [labels for name, labels in found if name.startswith("observe_operation_duration_seconds")]
-    assert len(operations) == 2 * 5 * (59 + 3) + 2 * 2 * 5 * (12 + 3) == 920
+    assert len(operations) == 2 * 5 * (59 + 3) + 2 * 2 * 5 * (6 + 3) == 800
     phases = [labels for name, labels in found if name.startswith("observe_phase_duration_seconds")]
-    assert len(phases) <= 1200
+    assert len(phases) <= 1300
     pairs = sum(name == "observe_syscalls_total" for name, _ in found)
     # What may still come: calls that no phase was expected to make, and the two sinks.
     assert len(found) + 2 * (MOST_CALLS - pairs) + 2 * 6 <= BUDGET
@@ -160,6 +160,25 @@ def test_a_run_is_counted_once_in_every_family():
     assert totals.calls["start", "start", "umount2"] == 2
     assert totals.departures["start", "missing"] == 2
     assert (totals.actions["start",], totals.action_ns["start",]) == (2, 300 * MS)
+
+
+def test_what_is_done_in_a_part_is_counted_with_its_phase():
+    init = "start.containerd_start.runc_create.init"
+    parts = [f"{init}.rootfs", f"{init}.mask", init, "start.containerd_start.runc_create.network_hook.set_key.set_ipv6"]
+    totals = tally_of(run_with(calls=tuple(Calls(part, Kind.MOUNT, 2, MS) for part in parts)))
+    assert totals.calls["start", init, "mount"] == 6
+    assert totals.calls["start", "start.containerd_start.runc_create.network_hook", "mount"] == 2
+    assert not any(phase in parts[:2] for _, phase, _ in totals.calls)
+
+
+def test_a_phase_has_a_row_for_each_evidence_that_it_can_stand_on():
+    rows = tally_of().phases
+    init = "start.containerd_start.runc_create.init"
+    kinds = {phase: [kind for _, one, kind in rows if one == phase] for _, phase, _ in rows}
+    assert kinds[init] == ["function", "kernel"]  # functions of runc below it
+    assert (kinds[f"{init}.rootfs"], kinds[f"{init}.seccomp"]) == (["kernel"], ["function"])
+    assert rows["start", init, "kernel"].bounds == WORK_BOUNDS
+    assert rows["start", f"{init}.rootfs", "kernel"].bounds == PART_BOUNDS
 
 
 def test_what_was_cut_off_counts_as_an_operation_and_measures_no_phase():

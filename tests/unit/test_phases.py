@@ -51,6 +51,7 @@ START = [
     "start.validate",
     "start.mount",
     "start.network",
+    *(f"start.network.{part}" for part in ("endpoint", "sandbox", "join", "store", "iptables", "proxy")),
     "start.spec",
     *(f"start.spec.{option}" for option in SPEC),
     "start.runtime_options",
@@ -59,7 +60,14 @@ START = [
     "start.containerd_start.shim",
     "start.containerd_start.runc_create",
     "start.containerd_start.runc_create.init",
+    *(
+        f"start.containerd_start.runc_create.init.{part}"
+        for part in ("self_clone", "namespaces", "rootfs", "pivot_root", "mask", "seccomp")
+    ),
+    "start.containerd_start.runc_create.cgroups",
     "start.containerd_start.runc_create.network_hook",
+    "start.containerd_start.runc_create.network_hook.set_key",
+    "start.containerd_start.runc_create.network_hook.set_key.set_ipv6",
     "start.containerd_start.runc_start",
     "start.save_state",
     "start.cleanup",
@@ -104,7 +112,7 @@ def test_functions_are_whole_go_symbols():
         ("github.com/docker/docker/daemon.(*Daemon).createSpec.withMounts.func12", ["start.spec.mounts"]),
         ("github.com/docker/docker/daemon.WithMounts", []),
         ("github.com/docker/docker/daemon.(*Daemon).setHostConfig", ["create.root"]),
-        ("github.com/docker/libnetwork.(*sandbox).SetKey", ["start.containerd_start.runc_create.network_hook"]),
+        ("github.com/docker/libnetwork.(*sandbox).SetKey", ["start.containerd_start.runc_create.network_hook.set_key"]),
         ("github.com/docker/libnetwork.(*sandbox).SetKey.func1", []),
         ("github.com/moby/moby/v2/daemon.(*Daemon).register", ["create.register"]),
         ("github.com/docker/docker/libcontainerd/remote.(*task).Start", ["start.containerd_start"]),

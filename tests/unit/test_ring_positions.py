@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from observe.collectors import ring
+from observe.probes.layout import RECORD_DTYPE
 
 SLOTS = 4
 ROUNDS = 30
@@ -25,7 +26,7 @@ def test_the_kernel_never_sees_a_position_that_is_half_written() -> None:
     memory = mmap.mmap(descriptor, 2 * page + ring_bytes)
     consumer = np.frombuffer(memory, dtype="<u8", count=1)
     producer = np.frombuffer(memory, dtype="<u8", count=1, offset=page)
-    step = SLOTS * ring._SLOT_BYTES
+    step = SLOTS * ring._slot(RECORD_DTYPE).itemsize
     consumer[0] = producer[0] = start = 0x0101_0101_0000
     # No record is anywhere, so what is drained is nonsense; where the reader stands is what counts.
     reader = ring.RingReader(descriptor, ring_bytes)

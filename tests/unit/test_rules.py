@@ -22,6 +22,9 @@ ID, LAYER = container_id(1), layer(1)
 NOT_RECORDED = {
     f"{DATA}/overlay2/{LAYER}/work/work/#3fed": "overlayfs on older kernels",
     f"{DATA}/volumes/db": "a volume",
+    f"cpu/docker/{ID}/cgroup.procs": "a file that is opened and not created",
+    "/proc/interrupts": "Docker 28",
+    "/sys/devices/virtual/powercap": "Docker 25",
     f"{DATA}/containerd/daemon/io.containerd.content.v1.content/ingest/1/data": "an image's manifest",
     f"{DATA}/containerd/daemon/io.containerd.content.v1.content/blobs/sha256/1": "an image's manifest",
     f"{DATA}/image/overlay2/layerdb/tmp/write-set-1": "a pulled layer",
@@ -87,7 +90,8 @@ def test_every_program_of_the_catalogue_runs_in_a_real_start():
         if any(rule.matches(row.path, row.detail) for row in execs)
     }
     programs = {start.phases[rule.phase].id for rule in start.programs}
-    assert programs - seen == {"start.network"}  # no port is published, and docker0 is there already
+    # No port is published, and docker0 is there already.
+    assert programs - seen == {"start.network.iptables", "start.network.proxy"}
 
 
 @pytest.mark.parametrize(
@@ -121,6 +125,7 @@ def test_the_data_root_is_taken_as_it_is(root):
 
 
 CONFIG = f"{DATA}/containers/{ID}/config.v2.json"
+ROOTFS = "start.containerd_start.runc_create.init.rootfs"
 
 
 @pytest.mark.parametrize(
@@ -131,7 +136,7 @@ CONFIG = f"{DATA}/containers/{ID}/config.v2.json"
         ("create", row(Kind.SETNS, CONFIG), "dockerd", []),  # no file operation
         ("create", row(Kind.MOUNT, f"{DATA}/overlay2/{LAYER}/merged"), "dockerd", ["create.os_specific"]),
         ("start", row(Kind.MOUNT, f"{DATA}/overlay2/{LAYER}/merged"), "dockerd", ["start.mount", "start.cleanup"]),
-        ("start", row(Kind.MOUNT, f"{DATA}/overlay2/{LAYER}/merged"), "child", ["start.cleanup"]),
+        ("start", row(Kind.MOUNT, f"{DATA}/overlay2/{LAYER}/merged"), "child", [ROOTFS, "start.cleanup"]),
         ("start", row(Kind.MKDIRAT, f"{EXEC}/containerd/{ID}"), "dockerd", ["start.containerd_create"]),
         ("start", row(Kind.MKDIRAT, f"{EXEC}/containerd/{ID}"), "containerd", []),
     ],
@@ -145,7 +150,9 @@ NETNS = row(Kind.OPENAT, f"{EXEC}/netns/1")
 HOOK = "start.containerd_start.runc_create.network_hook"
 
 
-@pytest.mark.parametrize(("on_request", "phases"), [(True, ["start.network", "start.cleanup"]), (False, [HOOK])])
+@pytest.mark.parametrize(
+    ("on_request", "phases"), [(True, ["start.network", "start.cleanup"]), (False, [f"{HOOK}.set_key"])]
+)
 def test_what_dockerd_does_for_the_hook_is_told_by_its_goroutine(on_request, phases):
     of = rules("start")
     assert ids(of, of.candidates(NETNS, "dockerd", on_request)) == phases
@@ -189,8 +196,8 @@ RUNC = "/usr/bin/runc"
         (RUNC, "runc init", "start.containerd_start.runc_create.init"),
         (RUNC, "runc --log l start x", "start.containerd_start.runc_start"),
         ("/proc/9/exe", "libnetwork-setkey -exec-root=/r x", HOOK),
-        ("/usr/sbin/xtables-nft-multi", "iptables -t nat", "start.network"),
-        ("/usr/sbin/docker-proxy", "/usr/sbin/docker-proxy -proto tcp", "start.network"),
+        ("/usr/sbin/xtables-nft-multi", "iptables -t nat", "start.network.iptables"),
+        ("/usr/sbin/docker-proxy", "/usr/sbin/docker-proxy -proto tcp", "start.network.proxy"),
         (RUNC, "runc delete x", None),
     ],
 )

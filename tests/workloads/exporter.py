@@ -34,12 +34,13 @@ from prometheus_client.registry import Collector
 
 from observe.phases import Phase, load
 
-#: 26% apart, 0.1 ms to 63 s; what did not go well has every fifth.
+#: 26% apart, 0.1 ms to 63 s; what did not go well has every tenth.
 OK_BUCKETS = [float(f"{10 ** (exponent / 10):.4g}") for exponent in range(-40, 19)]
-FAILED_BUCKETS = OK_BUCKETS[::5]
-#: Phases that the kernel sees, and those that are computation.
+FAILED_BUCKETS = OK_BUCKETS[::10]
+#: Phases that the kernel sees, parts that not every operation has, and those that are computation.
 WORK_BUCKETS = [float(f"{10 ** (exponent / 4):.4g}") for exponent in range(-16, 5)]
-COMPUTATION_BUCKETS = [float(f"{10 ** (exponent / 2):.4g}") for exponent in range(-10, 2)]
+PART_BUCKETS = [float(f"{10 ** (exponent / 2):.4g}") for exponent in range(-7, 1)]
+COMPUTATION_BUCKETS = [float(f"{10 ** (exponent / 2):.4g}") for exponent in (*range(-10, -5), -4, -2, 0)]
 NETWORKS = {"bridge": 1.0, "host": 0.2, "none": 0.6, "container": 0.2, "other": 1.2}
 OUTCOMES = ("ok", "failed", "unfinished")
 SOURCES = (
@@ -138,7 +139,9 @@ class Host:
         self.ok, self.not_ok = self._histograms(name, text, labels, OK_BUCKETS, FAILED_BUCKETS)
         name, text = "observe_phase_duration_seconds", "Time in a documented phase"
         labels = ("operation", "phase", "evidence")
-        self.work, self.computation = self._histograms(name, text, labels, WORK_BUCKETS, COMPUTATION_BUCKETS)
+        self.work, self.part, self.computation = self._histograms(
+            name, text, labels, WORK_BUCKETS, PART_BUCKETS, COMPUTATION_BUCKETS
+        )
         self.unattributed = Histogram(
             "observe_operation_unattributed_seconds", "In no phase", ["operation"], buckets=WORK_BUCKETS, **new
         )
@@ -167,6 +170,8 @@ class Host:
 
     def _phase(self, phase: Phase, evidence: str) -> Histogram:
         histogram = self.work if "kernel" in self._evidence[phase.id] else self.computation
+        if phase.is_part:
+            histogram = self.part
         return histogram.labels(phase.operation, phase.id, evidence)
 
     def _fill(self) -> None:
@@ -177,7 +182,7 @@ class Host:
                 self.self_seconds.labels(name, phase.id)
                 for kind in self._evidence[phase.id]:
                     self._phase(phase, kind)
-                for syscall in SYSCALLS if "kernel" in self._evidence[phase.id] else ():
+                for syscall in SYSCALLS if "kernel" in self._evidence[phase.id] and not phase.is_part else ():
                     self.syscalls.labels(name, phase.id, syscall)
                     self.syscall_seconds.labels(name, phase.id, syscall)
             for counter in (self.unattributed, self.in_flight, self.actions):
@@ -229,8 +234,9 @@ class Host:
         for leaf in self._leaves[operation]:
             self.self_seconds.labels(operation, leaf.id).inc(durations[leaf.id])
             for syscall in SYSCALLS if "kernel" in self._evidence[leaf.id] else ():
-                self.syscalls.labels(operation, leaf.id, syscall).inc(3)
-                self.syscall_seconds.labels(operation, leaf.id, syscall).inc(durations[leaf.id] / 10)
+                whole = whole_of(leaf, self._phases[operation])
+                self.syscalls.labels(operation, whole, syscall).inc(3)
+                self.syscall_seconds.labels(operation, whole, syscall).inc(durations[leaf.id] / 10)
         for area in AREAS:
             for event in EVENTS:
                 self.file_events.labels(area, event).inc()
@@ -246,9 +252,19 @@ def evidence(phases: Sequence[Phase]) -> dict[str, list[str]]:
     """Phase → the kinds of evidence that it can stand on; none for the operation, which is a metric of its own."""
     kinds = {}
     for phase in phases:
-        kernel = any(below(other, phase) and other.evidence for other in phases)
-        kinds[phase.id] = ["function", *["kernel"] * kernel] if phase.parent else []
+        parts = [other for other in phases if below(other, phase)]
+        function = any(part.functions or part.to_entry or part.from_return for part in parts)
+        kernel = any(part.evidence for part in parts)
+        kinds[phase.id] = [*["function"] * function, *["kernel"] * kernel] if phase.parent else []
     return kinds
+
+
+def whole_of(phase: Phase, phases: Sequence[Phase]) -> str:
+    """The phase itself, or the one that it is a part of that not every operation has."""
+    by_id = {one.id: one for one in phases}
+    while phase.is_part and phase.parent is not None:
+        phase = by_id[phase.parent]
+    return phase.id
 
 
 def below(phase: Phase, other: Phase) -> bool:

@@ -37,6 +37,9 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 LIBC.syscall.restype = ctypes.c_long
 PR_SET_NAME = 15
 
+#: Opened before anybody looks.
+NULL = os.open("/dev/null", os.O_RDWR)
+
 kept: list[Any] = []
 waiting: list[Future[Any]] = []
 
@@ -94,9 +97,8 @@ def fork(commands: list[list[Any]], wait: bool) -> dict[str, Any]:
     pid = os.fork()
     if pid == 0:
         os.close(reader)
-        null = os.open("/dev/null", os.O_RDWR)
         for descriptor in (0, 1):
-            os.dup2(null, descriptor)
+            os.dup2(NULL, descriptor)
         answers = json.dumps([run(command) for command in commands])
         os.write(writer, answers.encode())
         os._exit(0)
