@@ -182,6 +182,7 @@ def test_a_bucket_remembers_its_last_run():
     ("mode", "network"),
     [
         ("bridge", "bridge"),
+        ("default", "bridge"),
         ("host", "host"),
         ("none", "none"),
         ("container:4f2a", "container"),
