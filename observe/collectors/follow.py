@@ -126,8 +126,8 @@ class EngineFollower:
         """Which of PROBES are attached now."""
         return self.session.attached if self.session is not None else dict.fromkeys(PROBES, False)
 
-    def usage(self) -> dict[str, Usage]:
-        """What each program has cost in this session."""
+    def usage(self) -> dict[str, Usage | None]:
+        """What each program has cost in this session; None if nobody counts."""
         return self.session.usage() if self.session is not None else {}
 
     def _own_descriptors(self) -> tuple[int, ...]:

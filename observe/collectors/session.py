@@ -89,6 +89,7 @@ class Session:
         self._inotify: InotifyCollector | None = None
         self._containers: ContainerIdentities | None = None
         self._statistics: int | None = None
+        self._usage_is_counted = False
         #: How many functions are timed.
         self._timed = 0
         self._told_losses: dict[str, int] = {}
@@ -138,13 +139,19 @@ class Session:
             self._containers = ContainerIdentities(
                 identity, self.engine.data_root, configurations=self._options.configurations
             )
-            if self._options.statistics:
-                with contextlib.suppress(OSError):  # an older kernel: then the numbers stay 0
-                    self._statistics = bpf.enable_run_time_statistics()
-            return [*self._attach(self._probes), *self._attach_functions(compiled, targets)]
+            uncounted = self._count_usage() if self._options.statistics else []
+            return [*self._attach(self._probes), *self._attach_functions(compiled, targets), *uncounted]
         except BaseException:
             self.close()
             raise
+
+    def _count_usage(self) -> list[Item]:
+        """Let the kernel count what our programs cost; says so if it does not."""
+        with contextlib.suppress(OSError):
+            self._statistics = bpf.enable_run_time_statistics()
+        self._usage_is_counted = self._statistics is not None or bpf.run_time_is_counted()
+        text = "what the probes cost is not counted: that takes CAP_SYS_ADMIN, or sysctl kernel.bpf_stats_enabled=1"
+        return [] if self._usage_is_counted else [Note(NoteKind.WARNING, boot_clock_ns(), {"text": text})]
 
     def _attach(self, probes: EventProbes) -> list[Item]:
         engine = self.engine
@@ -194,12 +201,13 @@ class Session:
         watching = self._inotify is not None and self._inotify.fileno() >= 0
         return {**dict.fromkeys(PROBES, self._probes is not None), FUNCTIONS: self._timed > 0, INOTIFY: watching}
 
-    def usage(self) -> dict[str, Usage]:
-        """What each of the programs has cost since it was attached; empty if nothing is."""
+    def usage(self) -> dict[str, Usage | None]:
+        """What each of the programs has cost since it was attached; None if nobody counts. Empty if nothing is."""
         if self._probes is None:
             return {}
         functions = {FUNCTIONS: self._functions.usage()} if self._functions is not None else {}
-        return {**self._probes.usage(), **functions}
+        counted = {**self._probes.usage(), **functions}
+        return {name: usage if self._usage_is_counted else None for name, usage in counted.items()}
 
     def wait(self, timeout_seconds: float, *descriptors: int) -> None:
         """Sleep until events arrive, and then until there are many; less if a descriptor can be read.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs and file events become numbers with bounded labels. Every number is there from the beginning.
 
-How many series that makes is worked out in `tests/unit/test_metrics.py`; docs/metrics.md has the table.
+How many series that makes is worked out in `tests/unit/test_metrics.py`; docs/contract.md has the table.
 """
 
 from __future__ import annotations
