@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,10 +87,12 @@ def eventually(condition: Callable[[], Any], what: str = "") -> Any:
 
 
 @contextmanager
-def serving(url: str, folder: Path, *options: str, attached: bool = True) -> Iterator[Serving]:
-    """`observe serve` on a free port; ended by SIGTERM, which must be clean."""
+def serving(
+    url: str, folder: Path, *options: str, attached: bool = True, under: Sequence[str] = ()
+) -> Iterator[Serving]:
+    """`observe serve` on a free port, run by the command `under`; ended by SIGTERM, which must be clean."""
     log = folder / "serve.log"
-    command = [*OBSERVE, "serve", "--docker-host", url, "--listen", "127.0.0.1:0", *options]
+    command = [*under, *OBSERVE, "serve", "--docker-host", url, "--listen", "127.0.0.1:0", *options]
     with log.open("w") as errors, subprocess.Popen(command, stderr=errors, text=True) as process:
         try:
 

@@ -23,6 +23,8 @@ _TRIES = 20
 #: Configurations that may wait to be asked for; more come faster than the engine answers.
 _WAITING = 100
 _REMEMBERED = 10_000
+#: Kinds of events that `ContainerIdentities.watch` looks at.
+WATCHED = (Kind.MKDIR, Kind.MKDIRAT, Kind.API_REQUEST, Kind.API_RESPONSE)
 
 
 class ContainerIdentities:

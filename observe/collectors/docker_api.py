@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from http import HTTPStatus
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import quote, urlencode
 
-import docker
-import requests
-from docker.errors import DockerException
-from docker.tls import TLSConfig
+import orjson
 
 from observe import engine as engines
+from observe.errors import HostCannotError
 from observe.model import Container
 
-_TIMEOUT_SECONDS = 1
+_TIMEOUT_SECONDS = 1.0
 _REDACTED = "<redacted>"
 _ID = re.compile(r"[0-9a-f]{64}")
 
@@ -28,7 +28,7 @@ class Identity:
     """Names, images, networks, layers and configurations of containers of one engine."""
 
     def __init__(
-        self, engine: engines.Engine, *, with_values: bool = False, timeout_seconds: int = _TIMEOUT_SECONDS
+        self, engine: engines.Engine, *, with_values: bool = False, timeout_seconds: float = _TIMEOUT_SECONDS
     ) -> None:
         """Ask `engine`; `with_values` keeps environment values, arguments and labels in the configuration.
 
@@ -37,18 +37,9 @@ class Identity:
         self._engine = engine
         self._with_values = with_values
         target = engines.address(engine.docker_host)
-        tls = target.tls
-        self._client = docker.APIClient(
-            base_url=engine.docker_host if target.path else f"tcp://{target.host}:{target.port}",
-            # Without a version docker-py would ask for it now, and fail now.
-            version=engine.api_version,
-            timeout=timeout_seconds,
-            tls=TLSConfig(client_cert=(str(tls.certificate), str(tls.key)), ca_cert=str(tls.authority))
-            if tls
-            else False,
-        )
-        # The engine is on this host: a proxy of the environment is not for it.
-        self._client.trust_env = False
+        # One each: while an inspect waits for a container that is being started, names are still told.
+        self._names = engines.KeptConnection(target, timeout_seconds)
+        self._inspects = engines.KeptConnection(target, timeout_seconds)
 
     @property
     def engine_is_alive(self) -> bool:
@@ -85,11 +76,20 @@ class Identity:
         ]
 
     def _list(self, filters: Mapping[str, list[str]]) -> list[Mapping[str, Any]]:
+        query = urlencode({"all": 1, "filters": orjson.dumps(filters)})
+        answer = self._get(self._names, f"/containers/json?{query}")
+        return [entry for entry in answer if isinstance(entry, dict)] if isinstance(answer, list) else []
+
+    def _get(self, connection: engines.KeptConnection, path: str) -> Any:
+        """The engine's answer, {} if it refuses or says no JSON, None if it does not answer."""
         try:
-            answer = self._client.containers(all=True, filters=dict(filters))
-        except (DockerException, requests.RequestException, OSError):
-            return []
-        return [entry for entry in answer if isinstance(entry, dict)]
+            answer = connection.ask(f"/v{self._engine.api_version}{path}")
+        except (HostCannotError, OSError):
+            return None
+        try:
+            return orjson.loads(answer.body) if answer.status == HTTPStatus.OK else {}
+        except ValueError:
+            return {}
 
     def _listed(self, entry: Mapping[str, Any]) -> Container:
         container_id = str(entry.get("Id", ""))
@@ -105,17 +105,13 @@ class Identity:
 
     def close(self) -> None:
         """Close the connections to the engine."""
-        self._client.close()
+        self._names.close()
+        self._inspects.close()
 
     def _inspect(self, asked: str) -> dict[str, Any] | None:
         """The engine's answer, {} if it knows no such container, None if it does not answer."""
-        try:
-            answer = self._client.inspect_container(asked)
-        except DockerException:
-            return {}
-        except (requests.RequestException, OSError):
-            return None
-        return answer if isinstance(answer, dict) else {}
+        answer = self._get(self._inspects, f"/containers/{quote(asked, safe='')}/json")
+        return answer if isinstance(answer, dict) else None
 
     def _container(self, asked: str, inspected: Mapping[str, Any]) -> Container:
         container_id = str(inspected.get("Id", "")) or (asked if _ID.fullmatch(asked) else "")

@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import os
-import select
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 
 from observe import engine as engines
-from observe.collectors.session import PROBES, Session, SessionOptions
+from observe.collectors.session import PROBES, Session, SessionOptions, readable
 from observe.engine import procfs
 from observe.engine.binaries import binaries
 from observe.errors import HostCannotError, ObserveError
@@ -79,7 +78,7 @@ class EngineFollower:
         if self.session is not None:
             self.session.wait(IDLE_SECONDS, *descriptors, *self._own_descriptors())
         else:
-            _any_readable(descriptors, _SEARCH_SECONDS)
+            readable(descriptors, _SEARCH_SECONDS)
 
     def poll(self) -> list[Item]:
         """What has arrived."""
@@ -88,7 +87,7 @@ class EngineFollower:
     @property
     def has_ended(self) -> bool:
         """Whether dockerd has ended since we attached. One that is shutting down still answers without containerd."""
-        return _any_readable(self._own_descriptors(), 0)
+        return bool(readable(self._own_descriptors(), 0))
 
     @property
     def is_outdated(self) -> bool:
@@ -127,8 +126,8 @@ class EngineFollower:
         """Which of PROBES are attached now."""
         return self.session.attached if self.session is not None else dict.fromkeys(PROBES, False)
 
-    def usage(self) -> dict[str, Usage]:
-        """What each program has cost in this session."""
+    def usage(self) -> dict[str, Usage | None]:
+        """What each program has cost in this session; None if nobody counts."""
         return self.session.usage() if self.session is not None else {}
 
     def _own_descriptors(self) -> tuple[int, ...]:
@@ -138,14 +137,6 @@ class EngineFollower:
         if self._dockerd is not None:
             os.close(self._dockerd)
         self._dockerd = None
-
-
-def _any_readable(descriptors: Iterable[int], timeout_seconds: float) -> bool:
-    """Wait until one of them can be read."""
-    waiting = select.poll()
-    for descriptor in descriptors:
-        waiting.register(descriptor, select.POLLIN)
-    return bool(waiting.poll(timeout_seconds * 1000))
 
 
 def _process_descriptor(engine: engines.Engine) -> int:

@@ -99,6 +99,8 @@ class InotifyCollector:
         self._overflows = 0
         self._unwatched = 0
         self._reasons: set[int] = set()
+        #: What was collected and not drained.
+        self._rows = _Rows()
 
     @property
     def losses(self) -> InotifyLosses:
@@ -129,11 +131,11 @@ class InotifyCollector:
         """Descriptor that is readable when events wait; -1 without an instance."""
         return -1 if self._manager is None else int(self._manager.get_fd())
 
-    def drain(self) -> EventBatch:
-        """All events that wait, in the kernel's order, stamped with the time they were read; does not block."""
-        rows = _Rows()
+    def collect(self) -> None:
+        """Read what waits, in the kernel's order, stamped with the time it was read; does not block."""
         if self._manager is None:
-            return rows.batch()
+            return
+        rows = self._rows
         self._read(rows)
         if self._must_rescan:
             self._must_rescan = False
@@ -141,6 +143,11 @@ class InotifyCollector:
             # What happened meanwhile is in the queue: there a true event takes the place of an invented one.
             self._read(rows)
         self._drop_departed()
+
+    def drain(self) -> EventBatch:
+        """All events since the last drain; collects first."""
+        self.collect()
+        rows, self._rows = self._rows, _Rows()
         return rows.batch()
 
     def stop(self) -> None:

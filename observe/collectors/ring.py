@@ -9,16 +9,19 @@ then the data (mapped twice by the kernel; we map it once and copy two pieces at
 from __future__ import annotations
 
 import mmap
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from observe.model import EventBatch
+from observe.model import EventBatch, Kind
 from observe.probes.layout import RECORD_DTYPE, decode
 
 _HEADER_BYTES = 8
 _BUSY = 1 << 31
+#: What part of the ring may be in use before a reader should not wait any longer.
+_FILLING = 4
 
 
 def _slot(record: np.dtype[Any]) -> np.dtype[Any]:
@@ -34,6 +37,8 @@ class RingReader:
         """Map the ring; `record`: what every record of it looks like. Raises OSError if the kernel refuses."""
         page = mmap.PAGESIZE
         self._slot = _slot(record)
+        fields: Any = record.fields
+        self._kind_offset = _HEADER_BYTES + fields["kind"][1]
         self._ring_bytes = ring_bytes
         self._consumer = mmap.mmap(descriptor, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         self._producer = mmap.mmap(descriptor, page + ring_bytes, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
@@ -42,24 +47,58 @@ class RingReader:
         self._consumed = np.frombuffer(self._consumer, dtype=np.uint64, count=1)
         self._produced = np.frombuffer(self._producer, dtype=np.uint64, count=1)
 
+    @property
+    def produced(self) -> int:
+        """Position behind the last record that was begun; positions count bytes and only grow."""
+        return int(self._produced[0])
+
+    @property
+    def is_filling(self) -> bool:
+        """Whether so much waits that it should be read now."""
+        return self.produced - int(self._consumed[0]) >= self._ring_bytes // _FILLING
+
     def drain(self) -> EventBatch:
         """Everything that is complete, as events in the order in which the kernel reserved them."""
         return decode(self.records())
 
     def records(self) -> npt.NDArray[Any]:
         """Everything that is complete, shape (n,), in the order in which the kernel reserved it."""
-        size = self._slot.itemsize
-        consumed, produced = int(self._consumed[0]), int(self._produced[0])
-        if consumed == produced:
+        consumed = int(self._consumed[0])
+        starts = self._complete(consumed)
+        if not len(starts):
             return np.empty(0, dtype=self._slot)["record"]
-        starts = (consumed % self._ring_bytes + np.arange(0, produced - consumed, size)) % self._ring_bytes
-        # Before the copy, which may read a record's end before its header.
-        busy = np.flatnonzero(self._data.view("<u4")[starts // 4] & _BUSY)
-        count = int(busy[0]) if len(busy) else len(starts)  # a program on another CPU still writes: the rest waits
-        slots = self._copy(consumed, count * size).view(self._slot)
-        self._advance(consumed + len(slots) * size)
+        slots = self._copy(consumed, len(starts) * self._slot.itemsize).view(self._slot)
+        self._advance(consumed + len(slots) * self._slot.itemsize)
         records: npt.NDArray[Any] = slots["record"]
         return records
+
+    def places(self, positions: Iterable[int]) -> list[int]:
+        """How many of the records that wait now lie before each position."""
+        consumed = int(self._consumed[0])
+        return [(position - consumed) // self._slot.itemsize for position in positions]
+
+    def kinds(self, start: int) -> npt.NDArray[np.uint16]:
+        """Kinds of the complete records from a position on, which stay."""
+        return self._kinds(self._complete(max(start, int(self._consumed[0]))))
+
+    def peek(self, start: int, kinds: Sequence[Kind]) -> tuple[EventBatch, int]:
+        """The complete records of some kinds from a position on, which stay; where to go on."""
+        start = max(start, int(self._consumed[0]))
+        starts = self._complete(start)
+        chosen = starts[np.isin(self._kinds(starts), kinds)]
+        slots = self._data[(chosen[:, None] + np.arange(self._slot.itemsize)) % self._ring_bytes].view(self._slot)
+        return decode(slots["record"].reshape(-1)), start + len(starts) * self._slot.itemsize
+
+    def _kinds(self, starts: npt.NDArray[np.int64]) -> npt.NDArray[np.uint16]:
+        found: npt.NDArray[np.uint16] = self._data.view("<u2")[(starts + self._kind_offset) % self._ring_bytes // 2]
+        return found
+
+    def _complete(self, start: int) -> npt.NDArray[np.int64]:
+        """Where in the ring the records lie that are complete, from a position on."""
+        starts = (start % self._ring_bytes + np.arange(0, self.produced - start, self._slot.itemsize)) % self._ring_bytes
+        # Before the copy, which may read a record's end before its header.
+        busy = np.flatnonzero(self._data.view("<u4")[starts // 4] & _BUSY)
+        return starts[: busy[0]] if len(busy) else starts  # a program on another CPU still writes: the rest waits
 
     def _advance(self, consumed: int) -> None:
         self._consumed[0] = consumed

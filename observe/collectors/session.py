@@ -8,17 +8,19 @@ import os
 import platform
 import select
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
+
 from observe import __version__
 from observe import engine as engines
 from observe.collectors.arguments import complete_arguments, redact
-from observe.collectors.containers import ContainerIdentities
+from observe.collectors.containers import WATCHED, ContainerIdentities
 from observe.collectors.docker_api import Identity
 from observe.collectors.inotify import InotifyCollector
 from observe.collectors.kernel_stacks import KernelStacks
@@ -44,9 +46,11 @@ FUNCTIONS, INOTIFY = "functions", "inotify"
 PROBES = (*SYSCALL_TRACEPOINTS, *TRACEPOINTS, FUNCTIONS, INOTIFY)
 #: How often the session wants to be polled: the ring holds seconds of a busy engine's events.
 POLL_SECONDS = 0.02
-#: After the first event of a batch: a poll costs the same for few events as for many. Calls and the file events that
-#: they cause are read together as long as this is less than the correlator's patience with inotify.
-_BATCH_SECONDS = 0.04
+#: How long events are left together in the ring: reading and correlating cost about the same for few as for many.
+_BATCH_SECONDS = 0.25
+#: Meanwhile file events get their time, and the engine is asked for names before a container may be gone. Less than the
+#: correlator's patience with file events that are read late.
+_LOOK_SECONDS = 0.04
 #: How long the last answers of the engine are waited for.
 _LAST_ANSWERS_SECONDS = 2.0
 _SECOND_NS = 1_000_000_000
@@ -93,11 +97,15 @@ class Session:
         self._inotify: InotifyCollector | None = None
         self._containers: ContainerIdentities | None = None
         self._statistics: int | None = None
+        self._usage_is_counted = False
         #: How many functions are timed.
         self._timed = 0
         self._told_losses: dict[str, int] = {}
         self._losses_due_ns = 0
         self._told_warnings = 0
+        #: Positions in the ring: up to where new containers were looked for, and (boot clock, position) of the looks.
+        self._noticed = 0
+        self._looks: list[tuple[int, int]] = []
 
     def header(self, extra: Mapping[str, Any] | None = None) -> Header:
         """Header of a recording of this session; `extra` goes into its options."""
@@ -139,17 +147,24 @@ class Session:
             self._containers = ContainerIdentities(
                 identity, self.engine.data_root, configurations=self._options.configurations
             )
-            if self._options.statistics:
-                with contextlib.suppress(OSError):  # an older kernel: then the numbers stay 0
-                    self._statistics = bpf.enable_run_time_statistics()
+            uncounted = self._count_usage() if self._options.statistics else []
             return [
                 *self._attach(self._probes),
                 *self._attach_functions(compiled, targets),
                 *self._attach_sched(compiled),
+                *uncounted,
             ]
         except BaseException:
             self.close()
             raise
+
+    def _count_usage(self) -> list[Item]:
+        """Let the kernel count what our programs cost; says so if it does not."""
+        with contextlib.suppress(OSError):
+            self._statistics = bpf.enable_run_time_statistics()
+        self._usage_is_counted = self._statistics is not None or bpf.run_time_is_counted()
+        text = "what the probes cost is not counted: that takes CAP_SYS_ADMIN, or sysctl kernel.bpf_stats_enabled=1"
+        return [] if self._usage_is_counted else [Note(NoteKind.WARNING, boot_clock_ns(), {"text": text})]
 
     def _attach(self, probes: EventProbes) -> list[Item]:
         engine = self.engine
@@ -210,24 +225,43 @@ class Session:
         watching = self._inotify is not None and self._inotify.fileno() >= 0
         return {**dict.fromkeys(PROBES, self._probes is not None), FUNCTIONS: self._timed > 0, INOTIFY: watching}
 
-    def usage(self) -> dict[str, Usage]:
-        """What each of the programs has cost since it was attached; empty if nothing is."""
+    def usage(self) -> dict[str, Usage | None]:
+        """What each of the programs has cost since it was attached; None if nobody counts. Empty if nothing is."""
         if self._probes is None:
             return {}
         functions = {FUNCTIONS: self._functions.usage()} if self._functions is not None else {}
-        return {**self._probes.usage(), **functions}
+        counted = {**self._probes.usage(), **functions}
+        return {name: usage if self._usage_is_counted else None for name, usage in counted.items()}
 
     def wait(self, timeout_seconds: float, *descriptors: int) -> None:
-        """Sleep until events arrive (and a little more, so that a poll brings many), or a descriptor can be read.
+        """Sleep until events arrive, and then until there are many; less if a descriptor can be read.
 
         Events wake only a reader that has read all there was: poll before.
         """
-        ring = self._probes.ring if self._probes is not None else -1
-        waiting = select.poll()
-        for descriptor in (*descriptors, ring):
-            waiting.register(descriptor, select.POLLIN)
-        if ring in [descriptor for descriptor, _ in waiting.poll(timeout_seconds * 1000)]:
-            time.sleep(_BATCH_SECONDS)
+        if self._probes is None or self._ring is None:
+            readable(descriptors, timeout_seconds)
+            return
+        ring = self._probes.ring
+        if readable((*descriptors, ring), timeout_seconds) != {ring}:
+            return
+        looks = 0
+        while not self._is_filling(self._ring) and looks < _BATCH_SECONDS / _LOOK_SECONDS:
+            if readable(descriptors, _LOOK_SECONDS):
+                return
+            self._look(self._ring)
+            looks += 1
+
+    def _is_filling(self, ring: RingReader) -> bool:
+        return ring.is_filling or (self._sched is not None and self._sched.is_filling)
+
+    def _look(self, ring: RingReader) -> None:
+        """What cannot wait for the poll."""
+        if self._inotify is not None:
+            self._inotify.collect()
+            self._looks.append((boot_clock_ns(), ring.produced))
+        if self._containers is not None and np.any(ring.kinds(self._noticed) == Kind.API_RESPONSE):
+            batch, self._noticed = ring.peek(self._noticed, WATCHED)
+            self._containers.watch(batch)
 
     def poll(self) -> list[Item]:
         """What has arrived since the last call, in an order that `Correlator` understands."""
@@ -235,16 +269,16 @@ class Session:
             return []
         items: list[Item] = []
         # inotify first: its events then never come before the calls that caused them in a later poll.
-        files = self._inotify.drain() if self._inotify else None
+        files = self._inotify.drain() if self._inotify else EventBatch.of(())
+        looks, self._looks = self._looks, []
+        noticed, *places = self._ring.places([self._noticed, *(position for _, position in looks)])
         batch = complete_arguments(self._ring.drain(), with_values=self._options.with_values)
-        if len(batch):
-            items.append(batch)
-            if self._containers:
-                self._containers.watch(batch)
+        if len(batch) and self._containers:
+            self._containers.watch(EventBatch(batch.rows[max(noticed, 0) :], batch.strings))
+        if len(batch) or len(files):
+            items.append(merged(batch, files, [time_ns for time_ns, _ in looks], places))
         if self._sched is not None and len(waits := self._sched.drain()):
             items.append(waits)
-        if files is not None and len(files):
-            items.append(files)
         now_ns = boot_clock_ns()
         items += self._identities(now_ns, last=False)
         if now_ns >= self._losses_due_ns:
@@ -343,6 +377,11 @@ class _Scheduler:
         self._stacks = KernelStacks(self.probes.stack)
         self._decoder = SchedDecoder()
 
+    @property
+    def is_filling(self) -> bool:
+        """Whether so much waits that it should be read now."""
+        return self._ring.is_filling
+
     def drain(self) -> EventBatch:
         """What has arrived."""
         records = self._ring.records()
@@ -353,3 +392,25 @@ class _Scheduler:
         """Detach and free."""
         self._ring.close()
         self.probes.close()
+
+
+def merged(calls: EventBatch, files: EventBatch, times_ns: Sequence[int], places: Sequence[int]) -> EventBatch:
+    """One batch of calls and of the file events that were read meanwhile, each behind the calls that were over by then.
+
+    Ascending: `times_ns` of the looks at file events, and how many calls there were at each. What was read later stands
+    at the end.
+    """
+    if not len(files):
+        return calls
+    look = np.searchsorted(np.array(times_ns, dtype=np.uint64), files.rows["time_ns"])
+    place = np.minimum(np.array([*places, len(calls)], dtype=np.int64)[look], len(calls))
+    both = EventBatch.concat([calls, files])
+    return EventBatch(np.insert(both.rows[: len(calls)], place, both.rows[len(calls) :]), both.strings)
+
+
+def readable(descriptors: Iterable[int], timeout_seconds: float) -> set[int]:
+    """Wait until one of them can be read; which ones can."""
+    waiting = select.poll()
+    for descriptor in descriptors:
+        waiting.register(descriptor, select.POLLIN)
+    return {descriptor for descriptor, _ in waiting.poll(timeout_seconds * 1000)}

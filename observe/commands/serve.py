@@ -10,7 +10,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from observe.exporter.site import OperationPage, Site
 from observe.exporter.snapshot import Condition
 from observe.exporter.traces import TraceSink
 from observe.host import systemd
+from observe.model import Item, Note, NoteKind
 from observe.phases import load
 from observe.probes.attach import DEFAULT_RING_BYTES
 from observe.probes.cache import cache_folder
@@ -174,12 +175,14 @@ class _Recorder:
         self._outdated_since: float | None = None
         self._alive_seconds = systemd.watchdog_seconds()
         self._told = ""
+        self._warned: set[str] = set()
 
     def run(self) -> None:
         """Until the stop is requested; then detach."""
         try:
             while not self._stop.requested:
                 self._step()
+            _say("stopping")
         finally:
             self._detach()
 
@@ -194,6 +197,7 @@ class _Recorder:
             self._live.attached(*attached)
             engine = attached[0].engine
             self._publish(f"attached to dockerd {engine.get('version', '')}")
+            self._warn(attached[1])
         self._live.take(follower.poll())
         if follower.has_ended:
             self._detach()
@@ -222,10 +226,19 @@ class _Recorder:
         if not self._stop.requested:
             self._publish(self._follower.obstacle)
 
+    def _warn(self, items: Sequence[Item]) -> None:
+        """Say what is not as it should be, once and not for each session."""
+        for item in items:
+            text = str(item.data.get("text", "")) if isinstance(item, Note) and item.kind is NoteKind.WARNING else ""
+            if text and text not in self._warned:
+                self._warned.add(text)
+                _say(text)
+
     def _publish(self, news: str = "") -> None:
         """A snapshot when it is due or there is news; a sign of life."""
         now = time.monotonic()
-        fresh = bool(news) and news != self._told
+        # An engine that ends at the same time, as in a shutdown, is no news: nobody waits for it.
+        fresh = bool(news) and news != self._told and not self._stop.requested
         if fresh:
             self._told = news
             _say(news)

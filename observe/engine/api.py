@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One short connection to a Docker API: where it is, what it answers, and one line for each way it can fail."""
+"""Connections to a Docker API: where it is, what it answers, and one line for each way it can fail."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import os
 import select
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -72,6 +73,11 @@ class Connection:
     socket: socket.socket
     _http: http.client.HTTPConnection
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the other end means to answer further requests."""
+        return self._http.sock is not None
+
     def get(self, path: str) -> dict[str, Any]:
         """The JSON object at `path`. Raises HostCannotError if what answers is not a Docker engine, or nothing does."""
         url = self.address.url
@@ -108,6 +114,63 @@ class Connection:
             response = self._http.getresponse()
             content = response.read()
         return Answer(response.status, content, sent_ns, answered_ns)
+
+
+class KeptConnection:
+    """A connection for many questions over a long time, opened when it is needed and again when it was lost.
+
+    For several threads, one question at a time; `close` ends the one that waits.
+    """
+
+    def __init__(self, target: Address, timeout_seconds: float) -> None:
+        """Nothing is opened yet; so long an answer is waited for."""
+        self._target, self._timeout_seconds = target, timeout_seconds
+        self._lock = threading.Lock()
+        self._stack = contextlib.ExitStack()
+        self._connection: Connection | None = None
+        self._closed = False
+
+    def ask(self, path: str) -> Answer:
+        """The answer to GET `path`, whatever its status. Raises HostCannotError."""
+        with self._lock:
+            kept = self._connection
+            if kept is not None and not _was_closed(kept):
+                return self._ask(kept, path)
+            self._drop()
+            self._connection = self._stack.enter_context(connect(self._target, self._timeout_seconds))
+            if self._closed:  # meanwhile
+                self._drop()
+                raise HostCannotError(f"{self._target.url} is not asked any more")
+            return self._ask(self._connection, path)
+
+    def _ask(self, connection: Connection, path: str) -> Answer:
+        try:
+            answer = connection.exchange("GET", path)
+        except BaseException:
+            self._drop()
+            raise
+        if not connection.is_open:
+            self._drop()
+        return answer
+
+    def _drop(self) -> None:
+        self._connection = None
+        self._stack.close()
+
+    def close(self) -> None:
+        """Close it, for good."""
+        self._closed = True
+        waiting = self._connection
+        if waiting is not None:
+            with contextlib.suppress(OSError):
+                waiting.socket.shutdown(socket.SHUT_RDWR)
+        with self._lock:
+            self._drop()
+
+
+def _was_closed(connection: Connection) -> bool:
+    """Whether the other end has hung up; between two questions it has nothing else to say."""
+    return bool(select.select([connection.socket], [], [], 0)[0])
 
 
 def address(docker_host: str | None = None) -> Address:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 
@@ -25,8 +26,9 @@ from observe.exporter.tally import Labels
 from observe.model import Loss
 
 _SECOND_NS = 1_000_000_000
+_UNCOUNTED = "; NaN if it does not count (see the log)."
 #: Values of the labels → value.
-Rows = Mapping[Labels, int] | Mapping[tuple[str], int] | Mapping[tuple[str, str], int]
+Rows = Mapping[Labels, int] | Mapping[tuple[str], float] | Mapping[tuple[str], int] | Mapping[tuple[str, str], int]
 #: Facts of the engine that observe_engine_info shows.
 _ENGINE_FACTS = ("version", "api_version", "go_version", "storage_driver")
 #: Losses by the name that they have as a source; the file of a recording cannot be damaged here.
@@ -128,10 +130,12 @@ def scalars(snapshot: Snapshot) -> Iterator[Metric]:
         ("source",),
         losses,
     )
-    hits = {(probe,): usage.hits for probe, usage in snapshot.usage.items()}
-    run_ns = {(probe,): usage.run_ns for probe, usage in snapshot.usage.items()}
-    yield _counter("observe_probe_hits", "How often our programs ran in the kernel.", ("probe",), hits)
-    yield _seconds("observe_probe_run_seconds", "How long our programs ran in the kernel.", ("probe",), run_ns)
+    hits = {(probe,): usage.hits if usage else math.nan for probe, usage in snapshot.usage.items()}
+    run_ns = {(probe,): usage.run_ns if usage else math.nan for probe, usage in snapshot.usage.items()}
+    yield _counter("observe_probe_hits", f"How often our programs ran in the kernel{_UNCOUNTED}", ("probe",), hits)
+    yield _seconds(
+        "observe_probe_run_seconds", f"How long our programs ran in the kernel{_UNCOUNTED}", ("probe",), run_ns
+    )
     attached = {(probe,): int(is_attached) for probe, is_attached in snapshot.condition.attached.items()}
     yield _gauge("observe_attached", "Whether the probe is attached to the engine.", ("probe",), attached)
     yield _counter(

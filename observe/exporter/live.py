@@ -69,8 +69,8 @@ class Live:
         self._boundaries: OrderedDict[tuple[Kind, int], Event] = OrderedDict()
         #: Of the sessions before this one.
         self._past_loss = Loss()
-        self._past_usage = dict.fromkeys(probes, Usage())
-        self._usage: Mapping[str, Usage] = {}
+        self._past_usage: dict[str, Usage | None] = dict.fromkeys(probes, Usage())
+        self._usage: Mapping[str, Usage | None] = {}
         self._recent: deque[Run] = deque(maxlen=RECENT)
         self._slowest: deque[tuple[int, list[Run]]] = deque(maxlen=_PARTS)
         self._watched_until = 0.0
@@ -186,11 +186,15 @@ class Live:
         ]
         return tuple(islice(sorted(runs, key=lambda run: -run.duration_ns), SLOWEST))
 
-    def _all_usage(self) -> dict[str, Usage]:
+    def _all_usage(self) -> dict[str, Usage | None]:
+        """Over all sessions. What was not counted once is not known any more."""
         total = dict(self._past_usage)
         for probe, usage in self._usage.items():
             past = total.get(probe, Usage())
-            total[probe] = Usage(past.hits + usage.hits, past.run_ns + usage.run_ns)
+            if past is None or usage is None:
+                total[probe] = None
+            else:
+                total[probe] = Usage(past.hits + usage.hits, past.run_ns + usage.run_ns)
         return total
 
     def _snapshot(self, condition: Condition) -> Snapshot:

@@ -18,8 +18,8 @@ class Condition:
     attached: Mapping[str, bool]
     #: One line for people: what stands in the way of attaching; "" while attached.
     obstacle: str = ""
-    #: Probe → what it has cost in this session.
-    usage: Mapping[str, Usage] = field(default_factory=dict)
+    #: Probe → what it has cost in this session; None if nobody counts.
+    usage: Mapping[str, Usage | None] = field(default_factory=dict)
 
     @property
     def is_ready(self) -> bool:
@@ -38,7 +38,7 @@ class Snapshot:
     totals: Totals
     #: Over all sessions.
     loss: Loss
-    usage: Mapping[str, Usage]
+    usage: Mapping[str, Usage | None]
     in_flight: Mapping[str, int]
     #: Requests without an answer, as far as they have come; only while somebody looks.
     open_runs: tuple[Run, ...]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs and file events become numbers with bounded labels. Every number is there from the beginning.
 
-How many series that makes is worked out in `tests/unit/test_metrics.py`; docs/metrics.md has the table.
+How many series that makes is worked out in `tests/unit/test_metrics.py`; docs/contract.md has the table.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from observe.phases import Catalogue, Phase
 OUTCOMES = ("ok", "failed", "unfinished")
 OTHER = "other"
 NETWORKS = ("bridge", "host", "none", "container", OTHER)
+#: What clients that name no network ask for.
+_DEFAULT_NETWORK = "default"
 AREAS = ("containers", "overlay2", "image", "network", "tmp", "volumes", OTHER)
 #: Bits of an inotify event's mask (include/uapi/linux/inotify.h).
 FILE_EVENTS: Mapping[str, int] = MappingProxyType(
@@ -208,7 +210,7 @@ def _is_in(phase: str, parent: str) -> bool:
 def network_of(mode: str | None) -> str:
     """One of NETWORKS: users name networks as they like."""
     word = (mode or "").partition(":")[0]
-    return word if word in NETWORKS else OTHER
+    return "bridge" if word == _DEFAULT_NETWORK else word if word in NETWORKS else OTHER
 
 
 def area_of(path: str, prefix: str, driver: str) -> str:

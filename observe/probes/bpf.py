@@ -198,6 +198,14 @@ def enable_run_time_statistics() -> int:
     return _bpf(_ENABLE_STATS, struct.pack("<I", _STATS_RUN_TIME))
 
 
+def run_time_is_counted(setting: Path = Path("/proc/sys/kernel/bpf_stats_enabled")) -> bool:
+    """Whether the host lets the kernel count and time all BPF programs anyway."""
+    try:
+        return setting.read_text(encoding="ascii").strip() != "0"
+    except OSError:
+        return False
+
+
 def raw_tracepoint_open(name: str, program: int) -> int:
     """Attach a program to a raw tracepoint; closing the returned descriptor detaches it."""
     buffer = ctypes.create_string_buffer(name.encode())

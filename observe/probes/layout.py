@@ -58,9 +58,12 @@ def decode(records: npt.NDArray[Any]) -> EventBatch:
     for name in _NUMBERS:
         rows[name] = records[name]
     strings: dict[str, int] = {"": 0}
-    rows["comm"] = _intern(np.ascontiguousarray(records["comm"]), strings)
+    rows["comm"] = _intern(records["comm"], strings)
     for name in _SIZED_STRINGS:
-        rows[name] = _intern(_cut(records[name], records[f"{name}_bytes"]), strings)
+        lengths = records[f"{name}_bytes"]
+        places = np.flatnonzero(lengths)  # most records have no string there
+        if len(places):
+            rows[name][places] = _intern(_cut(records[name][places], lengths[places]), strings)
     return EventBatch(rows, tuple(strings))
 
 
@@ -73,8 +76,13 @@ def _cut(column: npt.NDArray[np.bytes_], lengths: npt.NDArray[np.uint16]) -> npt
     return cut
 
 
-def _intern(column: npt.NDArray[np.bytes_], strings: dict[str, int]) -> npt.NDArray[np.uint32]:
-    unique, codes = np.unique(column, return_inverse=True)
-    table = [strings.setdefault(text.decode(errors="backslashreplace"), len(strings)) for text in unique.tolist()]
-    interned: npt.NDArray[np.uint32] = np.array(table, dtype="<u4")[codes]
-    return interned
+def _intern(column: npt.NDArray[np.bytes_], strings: dict[str, int]) -> list[int]:
+    """The number of each text, new ones added. Texts repeat a lot: a dictionary is quicker than sorting them."""
+    known: dict[bytes, int] = {}
+    found = []
+    for text in column.tolist():
+        number = known.get(text)
+        if number is None:
+            number = known[text] = strings.setdefault(text.decode(errors="backslashreplace"), len(strings))
+        found.append(number)
+    return found

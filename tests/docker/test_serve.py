@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import http.client
+import math
 import shutil
 import signal
 import socket
@@ -46,19 +47,21 @@ def test_counts_are_those_of_the_load_and_no_series_comes_or_goes(engine: Engine
     with serving(engine.url, tmp_path) as server:
         before = server.series()
         answered = load_of(engine, tmp_path / "times", "--clients", "3", "--runs", "3")
+        # What clients that name no network ask for is the bridge.
+        answered += load_of(engine, tmp_path / "default", "--runs", "2", "--network", "default")
         hosts = load_of(engine, tmp_path / "host", "--runs", "2", "--network", "host")
         assert engine.client.containers.list(all=True) == []
         for operation in OPERATIONS:
             wanted = answered[operation] + hosts[operation]
             eventually(lambda o=operation, n=wanted: finished(server, o) >= n)  # type: ignore[misc]
-            assert finished(server, operation, outcome="ok", network="bridge") == answered[operation] == 9
+            assert finished(server, operation, outcome="ok", network="bridge") == answered[operation] == 11
             assert finished(server, operation, outcome="ok", network="host") == hosts[operation] == 2
-            assert finished(server, operation) == 11
+            assert finished(server, operation) == 13
         after = server.series()
         documented = [phase for phase in load().phases if phase.operation in OPERATIONS and phase.parent]
         for phase in documented:
             seen = total(after, "observe_phase_duration_seconds_count", phase=phase.id, evidence="function")
-            assert seen == (0 if phase.occurs == "on_failure" else 11), phase.id
+            assert seen == (0 if phase.occurs == "on_failure" else 13), phase.id
         # Of system calls alone it is not known beforehand which ones a phase makes.
         new = {name for name, _ in after.keys() - before.keys()}
         assert new <= {"observe_syscalls_total", "observe_syscall_duration_seconds_total", "observe_engine_info"}
@@ -69,7 +72,7 @@ def test_counts_are_those_of_the_load_and_no_series_comes_or_goes(engine: Engine
         assert total(after, "observe_probe_run_seconds_total", probe="sys_enter") > 0
         assert {value for (name, _), value in after.items() if name == "observe_attached"} == {1.0}
         # The contract: functions that dockerd's own metric times, and what requests take beyond them.
-        assert total(after, "observe_engine_action_seconds_count", action="start") == 11
+        assert total(after, "observe_engine_action_seconds_count", action="start") == 13
 
 
 def test_promtool_finds_nothing_to_complain_about(engine: Engine, tmp_path: Path) -> None:
@@ -216,6 +219,19 @@ def test_a_signal_ends_it_in_order(engine: Engine, tmp_path: Path, number: signa
     with serving(engine.url, tmp_path) as server:
         server.process.send_signal(number)
         assert server.process.wait(DEADLINE_SECONDS) == 0
+        *_, said = server.log.read_text().splitlines()
+        assert said == "observe: stopping"
+
+
+def test_without_the_capability_the_cost_of_the_probes_is_not_told_as_nothing(engine: Engine, tmp_path: Path) -> None:
+    with serving(engine.url, tmp_path, under=["setpriv", "--bounding-set=-sys_admin"]) as server:
+        load_of(engine, tmp_path / "times")
+        eventually(lambda: finished(server, "start") == 1)
+        eventually(lambda: math.isnan(server.total("observe_probe_run_seconds_total", probe="sys_enter")))
+        assert math.isnan(server.total("observe_probe_hits_total", probe="functions"))
+        said = [line for line in server.log.read_text().splitlines() if "CAP_SYS_ADMIN" in line]
+        assert len(said) == 1
+        assert said[0] in [f"observe: {text}" for text in server.json("/api/operations")["warnings"]]
 
 
 def test_an_address_that_cannot_be_had_is_one_line(engine: Engine) -> None:

@@ -136,6 +136,98 @@ def test_flags_win_over_daemon_json_over_defaults():
     assert flag(["--containerd-namespace", "x", "--containerd"], "containerd") == ""
 
 
+class Talkative:
+    """An engine that answers as many requests a connection as it likes (None: it lets one wait); counts connections."""
+
+    def __init__(self, path, answers):
+        self.connections = 0
+        self.lets_wait = threading.Event()
+        self._answers = answers
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self):
+        while True:
+            try:
+                channel = self._listener.accept()[0]
+            except OSError:
+                return
+            self.connections += 1
+            with channel:
+                for answer in self._answers:
+                    if not channel.recv(65536):
+                        break
+                    if answer is None:
+                        self.lets_wait.set()
+                        channel.recv(1)
+                        break
+                    channel.sendall(answer)
+
+    def close(self):
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join()
+
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]"
+MISSING = b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}"
+LAST = OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("answers", "connections"),
+    [
+        ([OK, MISSING, OK, OK], 1),
+        ([OK, OK], 2),  # it hangs up without a word
+        ([OK, LAST], 2),
+    ],
+)
+def test_a_kept_connection_is_used_again_and_opened_anew(tmp_path, answers, connections):
+    engine = Talkative(tmp_path / "s", answers)
+    kept = api.KeptConnection(api.address(f"unix://{tmp_path}/s"), 60)
+    with closing(engine), closing(kept):
+        for number in range(4):
+            answer = kept.ask("/x")
+            expected = answers[number % len(answers)]
+            assert (answer.status, answer.body) == (404 if expected is MISSING else 200, expected[-2:])
+        assert engine.connections == connections
+
+
+def test_a_kept_connection_that_is_closed_ends_whoever_waits_on_it(tmp_path):
+    engine = Talkative(tmp_path / "s", [OK, None])
+    kept = api.KeptConnection(api.address(f"unix://{tmp_path}/s"), 60)
+    kept.ask("/x")
+    ended = []
+
+    def ask():
+        with pytest.raises(HostCannotError):
+            kept.ask("/y")
+        ended.append(True)
+
+    waiting = threading.Thread(target=ask)
+    with closing(engine):
+        waiting.start()
+        assert engine.lets_wait.wait(30)
+        kept.close()
+        waiting.join(30)
+        assert ended
+        with pytest.raises(HostCannotError, match="not asked any more"):
+            kept.ask("/z")
+
+
+def test_a_kept_connection_gives_up_on_an_engine_that_does_not_answer(tmp_path):
+    engine = Talkative(tmp_path / "s", [None])
+    kept = api.KeptConnection(api.address(f"unix://{tmp_path}/s"), 0.05)
+    with closing(engine), closing(kept):
+        with pytest.raises(HostCannotError, match="in time"):
+            kept.ask("/x")
+        with pytest.raises(HostCannotError):
+            api.KeptConnection(api.address(f"unix://{tmp_path}/nobody"), 1).ask("/x")
+
+
 @pytest.mark.parametrize(
     ("url", "says"),
     [

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import pairwise
 
@@ -201,6 +202,7 @@ def test_a_bucket_remembers_its_last_run():
     ("mode", "network"),
     [
         ("bridge", "bridge"),
+        ("default", "bridge"),
         ("host", "host"),
         ("none", "none"),
         ("container:4f2a", "container"),
@@ -345,6 +347,19 @@ def test_a_second_session_adds_to_the_first_and_counts_nothing_twice():
     assert value(found, "observe_lost_events_total", source="ring_buffer") == 7
     assert value(found, "observe_probe_hits_total", probe="sys_enter") == 13
     assert value(found, "observe_probe_run_seconds_total", probe="sys_enter") == 3
+
+
+def test_what_the_kernel_does_not_count_is_not_a_number():
+    live = live_of()
+    live.publish(Condition(PROBES, usage={"sys_enter": None}))
+    for _ in range(2):
+        found = scraped(live)
+        for name in ("observe_probe_hits_total", "observe_probe_run_seconds_total"):
+            assert math.isnan(value(found, name, probe="sys_enter"))
+            assert value(found, name, probe="sys_exit") == 0
+        live.detached()
+        # Nor is it known what it has cost since the beginning when a later session is counted.
+        live.publish(Condition(PROBES, usage={"sys_enter": Usage(3, S)}))
 
 
 def test_what_has_no_answer_when_the_engine_ends_is_unfinished_once():

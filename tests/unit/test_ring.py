@@ -3,69 +3,16 @@
 
 from __future__ import annotations
 
-import mmap
 import os
-import struct
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-import numpy as np
 import pytest
+from ringmemory import SLOT_BYTES, Memory
 
 from observe.collectors.ring import RingReader
-from observe.probes.layout import RECORD_DTYPE
-
-PAGE = mmap.PAGESIZE
-BUSY = 1 << 31
-SLOT_BYTES = (8 + RECORD_DTYPE.itemsize + 7) // 8 * 8
-
-
-class Memory:
-    """What the kernel maps: consumer's page, producer's page, data; and a producer."""
-
-    def __init__(self, ring_bytes: int, start: int) -> None:
-        self.ring_bytes = ring_bytes
-        self.descriptor = os.memfd_create("ring")
-        os.ftruncate(self.descriptor, 2 * PAGE + ring_bytes)
-        self.produced = start
-        self._put(0, struct.pack("<Q", start))
-        self._put(PAGE, struct.pack("<Q", start))
-
-    def produce(self, name: int, *, busy: bool = False) -> int:
-        """A record whose pid, path and time tell its name; its position."""
-        record = np.zeros(1, RECORD_DTYPE)
-        record["pid"] = record["time_ns"] = name
-        record["kind"] = 10
-        record["path"] = path = f"/{name}".encode()
-        record["path_bytes"] = len(path)
-        position = self.produced
-        self._put_around(
-            position, struct.pack("<II", RECORD_DTYPE.itemsize | (BUSY if busy else 0), 1) + record.tobytes()
-        )
-        self.produced += SLOT_BYTES
-        self._put(PAGE, struct.pack("<Q", self.produced))
-        return position
-
-    def submit(self, position: int) -> None:
-        self._put_around(position, struct.pack("<I", RECORD_DTYPE.itemsize))
-
-    @property
-    def consumed(self) -> int:
-        return int(struct.unpack("<Q", os.pread(self.descriptor, 8, 0))[0])
-
-    @property
-    def room(self) -> int:
-        return (self.ring_bytes - (self.produced - self.consumed)) // SLOT_BYTES
-
-    def _put_around(self, position: int, data: bytes) -> None:
-        offset = position % self.ring_bytes
-        first = data[: self.ring_bytes - offset]
-        self._put(2 * PAGE + offset, first)
-        self._put(2 * PAGE, data[len(first) :])
-
-    def _put(self, offset: int, data: bytes) -> None:
-        os.pwrite(self.descriptor, data, offset)
+from observe.model import Kind
 
 
 @pytest.fixture(params=[(4096, 0), (16384, 0), (16384, SLOT_BYTES * 1000), (4096, (1 << 63) - 1000 & ~7)])
@@ -144,6 +91,39 @@ def test_the_copy_does_not_change_when_the_ring_does(ring: tuple[Memory, RingRea
         memory.produce(name)
     (event,) = batch
     assert (event.pid, event.path) == (1, "/1")
+
+
+def test_a_look_takes_nothing_away(ring: tuple[Memory, RingReader]) -> None:
+    memory, reader = ring
+    for name in range(1, 80):
+        first = memory.produce(name, kind=Kind.API_REQUEST if name % 3 else Kind.MKDIR)
+        second = memory.produce(name + 1, kind=Kind.EXECVE)
+        busy = memory.produce(name + 2, kind=Kind.MKDIR, busy=True)
+        assert reader.kinds(0).tolist() == reader.kinds(first).tolist()
+        assert reader.kinds(second).tolist() == [Kind.EXECVE]
+        batch, after = reader.peek(first, [Kind.API_REQUEST, Kind.MKDIR])
+        (event,) = batch
+        assert (event.pid, event.path, after) == (name, f"/{name}", busy)
+        assert reader.places([first, second, busy, memory.produced]) == [0, 1, 2, 3]
+        assert reader.produced == memory.produced
+        memory.submit(busy)
+        assert [event.pid for event in reader.peek(after, [Kind.MKDIR])[0]] == [name + 2]
+        assert names(reader) == [name, name + 1, name + 2]
+        assert len(reader.peek(after, [Kind.MKDIR])[0]) == 0
+
+
+def test_a_quarter_in_use_is_much() -> None:
+    memory = Memory(1 << 16, 0)
+    reader = RingReader(memory.descriptor, memory.ring_bytes)
+    for name in range(memory.ring_bytes // 4 // SLOT_BYTES):
+        memory.produce(name)
+        assert not reader.is_filling
+    memory.produce(0)
+    assert reader.is_filling
+    reader.drain()
+    assert not reader.is_filling
+    reader.close()
+    os.close(memory.descriptor)
 
 
 def test_closing_unmaps() -> None:

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Create and start containers through the API and time each request as the client sees it.
 
-    api_client.py SOCKET IMAGE OUT [--clients N] [--runs N] [--network MODE] [--no-start] [--real-time]
-                  [--command WORD ...]
+    api_client.py SOCKET IMAGE OUT [--clients N] [--runs N] [--every SECONDS] [--network MODE ...] [--no-start]
+                  [--real-time] [--command WORD ...]
 
-Each client has one connection and does its runs one after the other: create, start, wait, remove. OUT gets one JSON
-line a timed request: {"operation", "id", "name", "status", "sent_ns", "answered_ns"}, boot clock: before the request
-is sent, and when the first byte of the answer has come. With --real-time the client never waits for a processor, so
+Each client has one connection and does its runs one after the other: create, start, wait, remove. With --every they
+begin so far apart, unless the one before takes longer; with several networks they take turns. OUT gets one JSON line a
+timed request: {"operation", "id", "name", "status", "sent_ns", "answered_ns"}, boot clock: before the request is sent,
+and when the first byte of the answer has come. With --real-time the client never waits for a processor, so
 that what it measures is the engine's time.
 """
 
@@ -87,7 +88,8 @@ def main() -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("--clients", type=int, default=1)
     parser.add_argument("--runs", type=int, default=1)
-    parser.add_argument("--network", default="bridge")
+    parser.add_argument("--every", type=float, default=0.0)
+    parser.add_argument("--network", nargs="+", default=["bridge"])
     parser.add_argument("--no-start", action="store_true")
     parser.add_argument("--real-time", action="store_true")
     parser.add_argument("--command", nargs=argparse.REMAINDER, default=["true"])
@@ -97,13 +99,18 @@ def main() -> int:
     lines: list[str] = []
     failures: list[str] = []
 
+    begun = time.monotonic()
+
     def work(number: int) -> None:
         client = Client(args.socket)
         for run in range(args.runs):
+            due = begun + (run + number / args.clients) * args.every
+            time.sleep(max(0.0, due - time.monotonic()))
             name = f"observe-{number}-{run}"
             # Every other one is named by dockerd itself.
             query = f"?name={name}" if run % 2 == 0 else ""
-            body = {"Image": args.image, "Cmd": args.command, "HostConfig": {"NetworkMode": args.network}}
+            network = args.network[run % len(args.network)]
+            body = {"Image": args.image, "Cmd": args.command, "HostConfig": {"NetworkMode": network}}
             status, answer, times = client.request("POST", f"/containers/create{query}", body)
             if status != 201:
                 failures.append(f"create: {status} {answer}")

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `observe serve` says, with a follower that is made up."""
+
+from __future__ import annotations
+
+from streams import header
+
+from observe.commands.serve import _Recorder, _Stop
+from observe.exporter.live import Live
+from observe.model import Note, NoteKind
+from observe.phases import load
+
+
+class Follower:
+    """Each session ends at the first poll; `then` is called at that moment."""
+
+    def __init__(self, then, *warnings):
+        self.session = None
+        self.obstacle = "the engine has ended: waiting for it to come back"
+        self.is_outdated = False
+        self.attached = {}
+        self._then = then
+        self._warnings = warnings
+
+    def attach(self):
+        self.session = self
+        return header(), [Note(NoteKind.WARNING, 0, {"text": text}) for text in self._warnings]
+
+    def poll(self):
+        self._then()
+        return []
+
+    @property
+    def has_ended(self):
+        return self.session is not None
+
+    def detach(self):
+        self.session = None
+        return []
+
+    def usage(self):
+        return {}
+
+    def wait(self, *_descriptors):
+        pass
+
+
+def said(capsys, follower, stop):
+    _Recorder(follower, Live(load(), ()), stop).run()
+    return capsys.readouterr().err.splitlines()
+
+
+def test_when_it_is_told_to_stop_an_engine_that_ends_too_is_not_waited_for(capsys):
+    stop = _Stop(-1)
+    follower = Follower(lambda: setattr(stop, "requested", True))
+    assert said(capsys, follower, stop) == ["observe: attached to dockerd 20.10.24", "observe: stopping"]
+
+
+def test_what_is_not_as_it_should_be_is_said_once_and_not_for_each_session(capsys):
+    stop, sessions = _Stop(-1), iter(range(3))
+
+    def then():
+        stop.requested = next(sessions) == 2
+
+    lines = said(capsys, Follower(then, "one", "two"), stop)
+    assert [line for line in lines if line in ("observe: one", "observe: two")] == ["observe: one", "observe: two"]
+    assert lines.count("observe: attached to dockerd 20.10.24") == 3
+    assert lines.count("observe: the engine has ended: waiting for it to come back") == 2
+    assert lines[-1] == "observe: stopping"
