@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from observe.bench import load
+from observe.collectors.session import readable
 from observe.engine import api
 from observe.errors import EngineGoneError, HostCannotError, ObserveError
 
@@ -31,6 +32,7 @@ class LoadGenerator:
         self._target = api.address(docker_host)
         self._token = token
         self._said: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
+        self._news = os.eventfd(0, os.EFD_CLOEXEC)
         package = Path(__file__).resolve().parents[2]
         self._process = subprocess.Popen(
             [sys.executable, "-m", load.__name__, docker_host, str(clients), token],
@@ -51,7 +53,13 @@ class LoadGenerator:
         assert self._process.stdout is not None  # noqa: S101 - it is a pipe
         for line in self._process.stdout:
             self._said.put(json.loads(line))
+            os.eventfd_write(self._news, 1)
         self._said.put(None)
+        os.eventfd_write(self._news, 1)
+
+    def fileno(self) -> int:
+        """Descriptor that can be read when there is something to take; -1 once it is closed."""
+        return self._news
 
     def begin(self, orders: Iterable[Mapping[str, Any]]) -> None:
         """Run these, each by a client of its own."""
@@ -64,6 +72,8 @@ class LoadGenerator:
     def take(self) -> list[dict[str, Any]]:
         """The results since the last call. Raises EngineGoneError if it cannot be reached any more."""
         found: list[dict[str, Any]] = []
+        if readable((self._news,), 0):
+            os.eventfd_read(self._news)
         with contextlib.suppress(Empty):
             while True:
                 message = self._said.get_nowait()
@@ -90,6 +100,8 @@ class LoadGenerator:
             done = False
         self._reader.join()
         self._process.stdout.close()
+        os.close(self._news)
+        self._news = -1
         if not done:
             # It has died before it could; an engine that is gone has no containers either.
             with contextlib.suppress(HostCannotError):

@@ -14,13 +14,15 @@ from types import FrameType
 from observe.bench.generator import LoadGenerator
 from observe.bench.plan import Turn, orders
 from observe.bench.recordings import ArmRecordings
-from observe.collectors.session import POLL_SECONDS, Session
+from observe.collectors.session import POLL_SECONDS, Session, readable
 from observe.errors import ObserveError
 from observe.reports.bench_rows import ClientRun
 
 #: After a turn, before the next one: what an engine still does once a container is removed (up to 35 ms were seen)
 #: is not to be seen in another arm.
 _PAUSE_SECONDS = 0.1
+#: How long a signal may go unnoticed.
+_SIGNAL_SECONDS = 0.25
 
 
 @dataclass(slots=True)
@@ -97,7 +99,7 @@ class Measurement:
         self.generator.begin(orders(self.token, turn, self.command))
         waiting = turn.runs
         while waiting and not self.stopped_by:
-            time.sleep(POLL_SECONDS)
+            self._wait()
             self._collect()
             for result in self.generator.take():
                 waiting -= 1
@@ -113,6 +115,13 @@ class Measurement:
             self._collect()
         if self._session and self.recordings:
             self.recordings.count(self._session.losses(), self._arm)
+
+    def _wait(self) -> None:
+        """Until a run is done, or there is much to collect."""
+        if self._session:
+            self._session.wait(_SIGNAL_SECONDS, self.generator.fileno())
+        else:
+            readable((self.generator.fileno(),), _SIGNAL_SECONDS)
 
     def _collect(self) -> None:
         if self._session and self.recordings:

@@ -95,7 +95,9 @@ class RingReader:
 
     def _complete(self, start: int) -> npt.NDArray[np.int64]:
         """Where in the ring the records lie that are complete, from a position on."""
-        starts = (start % self._ring_bytes + np.arange(0, self.produced - start, self._slot.itemsize)) % self._ring_bytes
+        starts = (
+            start % self._ring_bytes + np.arange(0, self.produced - start, self._slot.itemsize)
+        ) % self._ring_bytes
         # Before the copy, which may read a record's end before its header.
         busy = np.flatnonzero(self._data.view("<u4")[starts // 4] & _BUSY)
         return starts[: busy[0]] if len(busy) else starts  # a program on another CPU still writes: the rest waits

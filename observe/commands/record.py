@@ -10,10 +10,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from math import inf
 from pathlib import Path
 from types import FrameType
 
@@ -141,9 +142,20 @@ class _Recorder:
         except OSError as error:
             print(f"observe: {self._live.page.safe(command[0])}: {error.strerror}", file=sys.stderr)
             return _NOT_EXECUTABLE
+        with ExitStack() as stack:
+            ended = []  # can be read once the command has ended
+            if self._child:
+                ended.append(os.pidfd_open(self._child.pid))
+                stack.callback(os.close, ended[0])
+            self._until_over(started, duration_seconds, ended)
+        return self._end_of_child()
+
+    def _until_over(self, started: float, duration_seconds: float | None, descriptors: Sequence[int]) -> None:
+        """Take what arrives. `started` is on the monotonic clock; `descriptors` end the wait for more."""
         alive_due = live_due = started
         while not self._is_over(started, duration_seconds):
-            time.sleep(POLL_SECONDS)
+            left_seconds = inf if duration_seconds is None else started + duration_seconds - time.monotonic()
+            self.session.wait(max(min(left_seconds, _ALIVE_SECONDS), 0), *descriptors)
             self._take(self.session.poll())
             now = time.monotonic()
             if now >= alive_due:
@@ -152,7 +164,6 @@ class _Recorder:
             if self._live.is_shown and now >= live_due:
                 live_due = now + _LIVE_SECONDS
                 self._show(now - started)
-        return self._end_of_child()
 
     def _is_over(self, started: float, duration_seconds: float | None) -> bool:
         if self.engine_ended or (self._child is None and self._stopped):

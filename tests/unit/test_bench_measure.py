@@ -14,6 +14,7 @@ from observe.bench import measure
 from observe.bench.measure import Measurement
 from observe.bench.plan import Arm, Attach, Turn, arm_of_container, arms_of, container_name, turns_of
 from observe.bench.recordings import ArmRecordings, path_of
+from observe.collectors.session import readable
 from observe.errors import EngineGoneError, ObserveError
 from observe.model import Event, EventBatch, Header, Kind, Note, NoteKind
 from observe.recording import Recording
@@ -33,7 +34,11 @@ class FakeGenerator:
 
     def __init__(self, answer=lambda _order: None, log=None):
         self.answer, self.given, self.waiting, self.closed = answer, [], [], 0
+        self.ready = os.eventfd(1)
         self.log = [] if log is None else log
+
+    def fileno(self):
+        return self.ready
 
     def begin(self, orders):
         self.log += [order["name"] for order in orders]
@@ -55,6 +60,7 @@ class FakeGenerator:
 
     def __exit__(self, *_):
         self.closed += 1
+        os.close(self.ready)
 
 
 class FakeSession:
@@ -66,6 +72,9 @@ class FakeSession:
     def start(self):
         self.log.append("attach")
         return [Note(NoteKind.PROCESS, 1, {"pid": 1, "role": "dockerd", "argv": []})]
+
+    def wait(self, _timeout_seconds, *descriptors):
+        assert readable(descriptors, 0)
 
     def poll(self):
         return [a_batch(Event(1, Kind.MKDIR, path=self.log[-1]))]
