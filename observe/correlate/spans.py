@@ -260,8 +260,8 @@ def _programs(events: EventBatch, rules: Rules, bounds: tuple[int, int], names: 
         Kind.SCHED_PROCESS_EXEC, "time_ns", "pid", "path", "detail", "marks"
     ):
         rule = None if marks & _ENTRYPOINT else rules.program(path, detail, names)
-        if rule is None or any(p.phase == rule.phase and pid in p.processes for p in programs):
-            continue  # no phase, or a wrapper's child: the wrapper's span covers it
+        if rule is None or any((p.phase == rule.phase or rule.evidence.many) and pid in p.processes for p in programs):
+            continue  # no phase, a wrapper's child (the wrapper's span covers it), or a helper of another program
         programs.append(
             _Program(
                 rule.phase,
