@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,10 +24,13 @@ def scratch() -> Iterator[Path]:
 
 
 @contextmanager
-def private_engine(folder: Path, *options: str) -> Iterator[str]:
-    """Start an engine with these options whose files are in `folder`; its socket. Raises CalledProcessError."""
+def private_engine(folder: Path, *options: str, environment: Mapping[str, str] | None = None) -> Iterator[str]:
+    """Start an engine with these options whose files are in `folder`; its socket. Raises CalledProcessError.
+
+    `environment`: of dockerd, added to ours.
+    """
     program, directory = str(ROOT / "scripts" / "private-dockerd"), folder / "e"
-    subprocess.run([program, "start", directory, *options], check=True)
+    subprocess.run([program, "start", directory, *options], check=True, env={**os.environ, **(environment or {})})
     try:
         yield f"{directory}/docker.sock"
     finally:

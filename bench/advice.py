@@ -1,196 +1,193 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What remedies save: each one's create and start beside those of an engine that was left as it is.
+"""What is known to help, tried: how much shorter a create and a start are with each remedy that can be tried here.
 
-`python bench/advice.py [rounds] [-o docs/advice.md]`, as root, on an idle machine. Some remedies are settings of the
-container, others of the daemon: for those, engines of their own run side by side. In each round every arm has its turn,
-in random order: a few runs of `observe bench`, unobserved.
+`python bench/advice.py [runs] [-o docs/advice.md]`, as root and on an idle machine. Every arm's engine runs all the
+time, and nothing is attached; turns of all arms follow each other in random order, a new one each round, so that what
+disturbs the machine disturbs all arms alike. One arm changes nothing: what chance does.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
-import random
 import subprocess
 import sys
-import textwrap
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import MappingProxyType
 
-import numpy as np
 from _engine import IMAGE, private_engine, scratch
 
-from observe.reports.inference import CONFIDENCE, Sample, resampled_percentiles
+from observe.bench.generator import LoadGenerator
+from observe.bench.plan import Arm, Turn, orders, turns_of
+from observe.engine import api
+from observe.errors import ObserveError
+from observe.reports import Page
+from observe.reports.bench_rows import Bench, BenchArm, ClientRun, DifferenceRow, difference_rows
 
-#: Of an arm in each round.
-RUNS = 5
-LINE_COLUMNS = 120
-NOTHING: Mapping[str, str] = MappingProxyType({})
+COMMAND, SEED, TOKEN = ("true",), 1, "advice"
+#: How long a run is waited for, and the pause after it: what an engine still does then is not seen in the next arm.
+TIMEOUT_SECONDS, POLL_SECONDS, PAUSE_SECONDS = 60.0, 0.01, 0.1
+PLAIN, TMPFS = "plain", "tmpfs"
 
 
 @dataclass(frozen=True, slots=True)
 class Remedy:
-    """What is tried; `risk`: what it costs elsewhere, with its source."""
+    """One arm: what is changed, on which engine, and what speaks against it."""
 
-    name: str
+    text: str
     risk: str
-    #: Environment of a daemon of its own; None: the untouched one runs it.
-    environment: Mapping[str, str] | None = None
-    in_memory: bool = False
-    options: tuple[str, ...] = ()
+    engine: str = PLAIN
+    network: str = "bridge"
+    security_opt: tuple[str, ...] = ()
 
 
-BASE = Remedy("left as it is (bridge)", "")
-REMEDIES = (
-    Remedy("nothing: a second engine like the first", "shows what chance does", NOTHING),
-    Remedy(
-        "`GOGC=800` for dockerd and what it starts",
-        "a heap of up to nine times what lives (Go's GC guide); containerd, shims and runc inherit it",
-        {"GOGC": "800"},
+#: Engine → the environment of its dockerd.
+ENGINES: Mapping[str, Mapping[str, str]] = {
+    PLAIN: {},
+    "gogc": {"GOGC": "800"},
+    "gomaxprocs": {"GOMAXPROCS": "4"},
+    TMPFS: {},
+}
+BASE = "base"
+REMEDIES: Mapping[str, Remedy] = {
+    "again": Remedy("nothing, again", "none: this is what chance does"),
+    "gogc": Remedy("`GOGC=800` in dockerd's environment", "its heap grows to several times its size", engine="gogc"),
+    "gomaxprocs": Remedy("`GOMAXPROCS=4` in dockerd's environment", "none known", engine="gomaxprocs"),
+    "host": Remedy("the host's network instead of a bridge", "isolates nothing, ports collide", network="host"),
+    "none": Remedy("no network instead of a bridge", "the container reaches nobody", network="none"),
+    "unconfined": Remedy(
+        "seccomp unconfined",
+        "takes a layer of protection away: for diagnosis only",
+        security_opt=("seccomp=unconfined",),
     ),
-    Remedy("`GOMAXPROCS=1`", "one core for all requests of the daemon (Go, package runtime)", {"GOMAXPROCS": "1"}),
-    Remedy("`GOMAXPROCS=4`", "more threads than this machine has cores", {"GOMAXPROCS": "4"}),
-    Remedy("data root on a tmpfs", "everything is lost at a restart, and takes memory", NOTHING, in_memory=True),
-    Remedy("`--network host`", "no isolation of the network; ports collide", options=("--network", "host")),
-    Remedy("`--network none`", "no network", options=("--network", "none")),
-    Remedy(
-        "`--security-opt seccomp=unconfined`",
-        "for diagnosis only: all system calls are allowed (Docker's seccomp page)",
-        options=("--security-opt", "seccomp=unconfined"),
-    ),
-)
-
-
-@dataclass(slots=True)
-class Times:
-    """Of one arm's runs: seconds by operation, and the round of each."""
-
-    seconds: dict[str, list[float]] = field(default_factory=lambda: {"create": [], "start": [], "both": []})
-    rounds: list[int] = field(default_factory=list)
-
-    def add(self, durations_ns: Mapping[str, int], number: int) -> None:
-        """One more run."""
-        create, start = durations_ns["create"] / 1e9, durations_ns["start"] / 1e9
-        for name, value in (("create", create), ("start", start), ("both", create + start)):
-            self.seconds[name].append(value)
-        self.rounds.append(number)
-
-    def median_ms(self, name: str) -> float:
-        """Of an operation."""
-        return float(np.median(self.seconds[name])) * 1e3
-
-    def resampled_ms(self, seed: int) -> Sample:
-        """The median of create and start together, of each resample of whole rounds."""
-        clusters = np.array(self.rounds, dtype=np.intp)
-        medians: Sample = resampled_percentiles(np.array(self.seconds["both"]), clusters, (0.5,), seed)[:, 0] * 1e3
-        return medians
+    TMPFS: Remedy("a data root on a tmpfs", "everything is gone after a crash or a reboot", engine=TMPFS),
+}
 
 
 def main() -> None:
     """Measure, write the page."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("rounds", type=int, nargs="?", default=20)
+    parser.add_argument("runs", type=int, nargs="?", default=100, help="of each arm")
     parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
-    dice = random.Random(1)  # noqa: S311 - repeatable on purpose
-    arms = (BASE, *REMEDIES)
-    times = {arm.name: Times() for arm in arms}
-    with scratch() as folder, ExitStack() as engines:
-        stock = engines.enter_context(engine(folder / "stock", BASE))
-        sockets = {
-            arm.name: stock
-            if arm.environment is None
-            else engines.enter_context(engine(folder / f"engine-{number}", arm))
-            for number, arm in enumerate(arms)
-        }
-        for number in range(args.rounds):
-            for arm in dice.sample(arms, len(arms)):
-                for durations_ns in turn(sockets[arm.name], arm, folder / "out"):
-                    times[arm.name].add(durations_ns, number)
-            print(f"round {number + 1} of {args.rounds}", file=sys.stderr, flush=True)
-    text = document(times, args.rounds)
+    text = document(measure(args.runs))
     if args.output:
         args.output.write_text(text, encoding="utf-8")
     else:
         sys.stdout.write(text)
 
 
-@contextmanager
-def engine(folder: Path, arm: Remedy) -> Iterator[str]:
-    """A daemon with an arm's environment, on a disk or in memory; its socket."""
-    folder.mkdir()
-    kept = dict(os.environ)
+def measure(runs: int) -> Bench:
+    """So many runs of each arm, one after the other. Raises ObserveError if one of them fails."""
+    base = Remedy("as installed", "")
+    arms = {BASE: base, **REMEDIES}
+    planned = [Arm(name, IMAGE, one.network, None, one.security_opt, attached=False) for name, one in arms.items()]
     with ExitStack() as stack:
-        if arm.in_memory:
+        sockets = {name: stack.enter_context(engine(name, environment)) for name, environment in ENGINES.items()}
+        clients = {
+            name: stack.enter_context(LoadGenerator(f"unix://{socket}", 1, TOKEN)) for name, socket in sockets.items()
+        }
+        with api.connect(api.address(f"unix://{sockets[PLAIN]}"), TIMEOUT_SECONDS) as connection:
+            version = connection.get("/version")
+        done = [
+            run
+            for turn in turns_of(planned, runs, 1, 2, SEED)
+            for run in results(clients[arms[turn.arm.name].engine], turn)
+            if not turn.warmup
+        ]
+    return Bench(
+        host={"kernel": platform.release(), "arch": platform.machine(), "cpus": os.cpu_count()},
+        engine={"version": version.get("Version"), "go_version": version.get("GoVersion")},
+        wall_time_ns=time.time_ns(),
+        planned=runs,
+        concurrency=1,
+        warmup=2,
+        seed=SEED,
+        command=COMMAND,
+        arms=[BenchArm(arm.name, arm.settings()) for arm in planned],
+        runs=done,
+        pairs=[(BASE, name) for name in REMEDIES],
+    )
+
+
+@contextmanager
+def engine(name: str, environment: Mapping[str, str]) -> Iterator[str]:
+    """A private engine; its socket. Its data root is on a tmpfs if that is its name."""
+    with scratch() as folder, ExitStack() as stack:
+        if name == TMPFS:
             subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder], check=True)
             stack.callback(subprocess.run, ["umount", folder], check=True)
-        os.environ.update(arm.environment or NOTHING)
-        try:
-            socket = stack.enter_context(private_engine(folder))
-        finally:
-            os.environ.clear()
-            os.environ.update(kept)
-        yield socket
+        yield stack.enter_context(private_engine(folder, environment=environment))
 
 
-def turn(socket: str, arm: Remedy, out: Path) -> list[Mapping[str, int]]:
-    """Some runs of an arm: ns by operation of each. Raises CalledProcessError if one fails."""
-    command = [sys.executable, "-m", "observe", "bench", "--docker-host", f"unix://{socket}", "-f", "json"]
-    options = ["--attach", "no", "--image", IMAGE, "--runs", str(RUNS), "-o", str(out), *arm.options]
-    done = subprocess.run([*command, *options], check=True, capture_output=True)
-    return [run["durations_ns"] for run in json.loads(done.stdout)["runs"]]
+def results(generator: LoadGenerator, turn: Turn) -> list[ClientRun]:
+    """Run a turn. Raises ObserveError if a run fails, or does not end."""
+    generator.begin(orders(TOKEN, turn, COMMAND))
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    found: list[ClientRun] = []
+    while len(found) < turn.runs:
+        if time.monotonic() > deadline:
+            raise ObserveError(f"{turn.arm.name}: no answer within {TIMEOUT_SECONDS:.0f} s")
+        time.sleep(POLL_SECONDS)
+        for result in generator.take():
+            if result["failed"]:
+                raise ObserveError(f"{turn.arm.name}: {result['failed']}")
+            found.append(ClientRun(turn.arm.name, turn.number, None, result["durations_ns"]))
+    time.sleep(PAUSE_SECONDS)
+    return found
 
 
-def document(times: Mapping[str, Times], rounds: int) -> str:
+def document(bench: Bench) -> str:
     """The page."""
-    uname = platform.uname()
-    how = (
-        f"Made by `python bench/advice.py {rounds} -o docs/advice.md`: Linux {uname.release}, {uname.machine}, "
-        f"{os.cpu_count()} CPUs, {datetime.now(UTC):%Y-%m-%d}; n = {rounds * RUNS} of each arm, in {rounds} rounds of "
-        "random order. Medians, as the client saw them; the saving is of create and start together, with its "
-        f"{CONFIDENCE:.0%} bootstrap interval (whole rounds are drawn). A saving whose interval has 0 in it was not "
-        "shown. Another machine, image or engine has other numbers: run it there. observe itself applies none of it."
+    rows: dict[str, dict[str, DifferenceRow]] = {}
+    for row in difference_rows(bench):
+        rows.setdefault(row.new, {})[row.measure] = row
+    whole = rows["again"]["start"].base_ns, rows["again"]["create"].base_ns
+    page = Page()
+    facts = (
+        f"dockerd {bench.engine['version']} ({bench.engine['go_version']}), Linux {bench.host['kernel']}, "
+        f"{bench.host['arch']}, {bench.host['cpus']} CPUs, {datetime.now(UTC):%Y-%m-%d}, n = {bench.planned} runs of "
+        f"each arm, one at a time, interleaved"
+    )
+    told = (
+        f"Of the base (bridge network, as installed) a create takes {page.duration(whole[1])} and a start "
+        f"{page.duration(whole[0])}, as its client sees them (medians). A saving is the difference of medians with its "
+        "bootstrapped 95% interval; **bold** where the interval leaves 0 out. Nothing of this is ever done by observe."
     )
     lines = [
-        "# Which remedies help",
+        "# What helps, and how much",
         "",
-        *textwrap.wrap(how, LINE_COLUMNS),
+        f"Made by `python bench/advice.py {bench.planned} -o docs/advice.md`: {facts}.",
         "",
-        "| remedy | create | start | saving | of create and start | shown | what it costs |",
-        "|---|---:|---:|---:|---:|---|---|",
-        *_rows(times),
+        told,
         "",
+        "| remedy | saved of a start, ms | 95% interval | of a create, ms | 95% interval | what speaks against it |",
+        "|---|---:|---|---:|---|---|",
+        *(line(REMEDIES[name], measures) for name, measures in by_saving(rows)),
     ]
-    return "\n".join(lines)
+    return "\n".join(lines) + "\n"
 
 
-def _rows(times: Mapping[str, Times]) -> Iterator[str]:
-    base = times[BASE.name]
-    yield _row(BASE, base, "", "", "")
-    for seed, remedy in enumerate(REMEDIES, start=1):
-        arm = times[remedy.name]
-        saved_ms = base.median_ms("both") - arm.median_ms("both")
-        low, high = _interval(base.resampled_ms(0) - arm.resampled_ms(seed))
-        shown = "saves" if low > 0 else "costs" if high < 0 else "no"
-        saving = f"{saved_ms:+.1f} ms [{low:+.1f}, {high:+.1f}]"
-        yield _row(remedy, arm, saving, f"{saved_ms / base.median_ms('both'):+.0%}", shown)
+def by_saving(rows: Mapping[str, Mapping[str, DifferenceRow]]) -> Sequence[tuple[str, Mapping[str, DifferenceRow]]]:
+    """The arms, the largest saving of a start first."""
+    return sorted(rows.items(), key=lambda item: item[1]["start"].difference_ns)
 
 
-def _interval(differences_ms: Sample) -> tuple[float, float]:
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(differences_ms, (tail, 1 - tail))
-    return float(low), float(high)
-
-
-def _row(remedy: Remedy, times: Times, saving: str, share: str, shown: str) -> str:
-    medians = [f"{times.median_ms(name):.1f} ms" for name in ("create", "start")]
-    return f"| {' | '.join([remedy.name, *medians, saving, share, shown, remedy.risk])} |"
+def line(remedy: Remedy, measures: Mapping[str, DifferenceRow]) -> str:
+    """A row of the table."""
+    cells = [remedy.text]
+    for measure in ("start", "create"):
+        row = measures[measure]
+        mark = "**" if row.is_clear else ""
+        cells.append(f"{mark}{-row.difference_ns / 1e6:.1f}{mark}")
+        low, high = row.interval_ns or (None, None)
+        cells.append("-" if low is None or high is None else f"{-high / 1e6:.1f} … {-low / 1e6:.1f}")
+    return f"| {' | '.join([*cells, remedy.risk])} |"
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
-from observe.model import Event, Evidence, Kind, Loss, Run, Span
+from observe.model import Cause, Event, Evidence, Kind, Loss, PathStep, Remedy, Run, Span, Time
 from observe.reports import Report
 
 MS = 1_000_000
@@ -113,3 +114,24 @@ def made_events(run, count, *, path="/var/lib/docker/overlay2/merged"):
 def made_report(*runs, loss=None, warnings=()):
     """A report of them, in the given order."""
     return Report(HOST, ENGINE, loss or Loss(), tuple(runs), tuple(warnings))
+
+
+def explained(run, program="runc create", file="cgroup.procs"):
+    """A run whose path has three programs, four steps in each, and a cause for every step of the second one."""
+    part_ns = run.duration_ns // 12
+    path = []
+    for number in range(12):
+        name = program if number // 4 == 1 else "dockerd"
+        state, reason = (("cpu", ""), ("runqueue", ""), ("blocked", "disk"), ("blocked", "rcu"))[number % 4]
+        start_ns = run.start_ns + number * part_ns
+        length_ns = part_ns if number < 11 else run.duration_ns - 11 * part_ns
+        where = ("write", file, ("rcu_barrier",)) if state == "blocked" else ("", "", ())
+        path.append(PathStep(start_ns, length_ns, state, reason, "start.phase_0", name, 5, 51, *where))
+    remedy = Remedy("do less", "moby#1", "none")
+    causes = [
+        Cause("writes", f"{program}: write waited", 4 * part_ns, remedy, (4, 5, 6, 7)),
+        *(Cause(f"cause_{n}", "something small", 1, None, (n,)) for n in range(6)),
+    ]
+    times = Time(3 * part_ns, 3 * part_ns, {"disk": 3 * part_ns, "rcu": run.duration_ns - 9 * part_ns})
+    first, *rest = run.phases
+    return replace(run, path=tuple(path), causes=tuple(causes), phases=(replace(first, time=times), *rest))

@@ -17,7 +17,7 @@ _INCOMPLETE = Mark.PATH_UNREADABLE | Mark.TRUNCATED
 #: Programs of the engine itself: their arguments are ids, paths and addresses.
 _ENGINE_PROGRAM = re.compile(
     r"containerd(-shim.*)?|runc|crun|youki|runsc|kata-runtime|dockerd|docker-(proxy|init|untar|applyLayer|.*-chroot)"
-    r"|libnetwork-setkey|set-ipv6|set-default-vlan|mount|umount|modprobe|x?(ip6?|nf|eb)?tables.*|ipset|unpigz|gzip|zstd"
+    r"|libnetwork-setkey|set-ipv6|setup-resolver|netns-create|set-default-vlan|mount|umount|modprobe|x?(ip6?|nf|eb)?tables.*|ipset|unpigz|gzip|zstd"
 )
 #: How a runtime of any name is called by its shim.
 _RUNTIME_WORDS = frozenset({"--root", "--log", "--log-format", "--bundle", "--pid-file"})

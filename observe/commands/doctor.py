@@ -9,12 +9,14 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 from observe import host, phases
 from observe.engine import Engine, find_engine
 from observe.errors import HostCannotError, ObserveError
-from observe.probes.attach import build_image
+from observe.probes import kernel_types, sched
+from observe.probes.attach import build_image, tracefs
 from observe.probes.cache import cache_folder
 from observe.probes.targets import Targets, find_targets
 
@@ -99,7 +101,7 @@ def diagnose(docker_host: str | None) -> Diagnosis:
     functions = {phase.id: functions_of(phase, names) for phase in documented}
     of_host = host.checks()
     if all(check.ok for check in of_host if check.needed):
-        of_host += (_program_check(),)
+        of_host += (_program_check(), why_check(kernel_types.VMLINUX, tracefs() / "events"))
     return Diagnosis(
         checks=(*of_host, *of_engine, *_binary_checks(targets)),
         engine=engine,
@@ -159,6 +161,27 @@ def _program_check() -> host.Check:
     except ObserveError as error:
         return host.Check("programs", ok=False, needed=True, found=str(error))
     return host.Check("programs", ok=True, needed=True, found=f"{len(image.programs)} BPF programs compile")
+
+
+def why_check(btf: Path, events: Path) -> host.Check:
+    """Whether what the time is spent on can be recorded; `btf`: the kernel's type information, `events`: of tracefs."""
+    name, without = "record --why", "everything else is recorded without it"
+    try:
+        sched.kernel_offsets(btf.read_bytes())
+    except OSError as error:
+        remedy = f"use a kernel with CONFIG_DEBUG_INFO_BTF; {without}"
+        return host.Check(name, ok=False, needed=False, found=f"{btf}: {error.strerror}", remedy=remedy)
+    except HostCannotError as error:
+        remedy = f"use a kernel that this version knows; {without}"
+        return host.Check(name, ok=False, needed=False, found=str(error), remedy=remedy)
+    there = {path.name for path in events.glob("*/*")}
+    lacking = [one for one in sched.RAW_TRACEPOINTS if one not in there]
+    if lacking:
+        found = f"the kernel has no tracepoint {', '.join(lacking)}"
+        return host.Check(name, ok=False, needed=False, found=found, remedy=without)
+    less = [one for one in sched.OPTIONAL_RAW_TRACEPOINTS if one not in there]
+    missing = f" (without {', '.join(less)}: less certain where daemons are busy)" if less else ""
+    return host.Check(name, ok=True, needed=False, found=f"type information and tracepoints are there{missing}")
 
 
 def _binary_checks(targets: Targets) -> Iterator[host.Check]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from observe.commands._files import read, read_again, write
 from observe.errors import DataLostError, ObserveError
 from observe.reports import PICTURES, RENDERERS, WHY, Page, Report, without_details
+from observe.reports.why_words import NOT_RECORDED
 
 NAME = "report"
 HELP = "show where the time went: one run's timeline, or percentiles of many"
@@ -27,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--functions", action="store_true", help="json: with each call of a documented function that was timed"
     )
     parser.add_argument(
-        "--why", action="store_true", help="text, markdown, json: with the critical path and the largest causes"
+        "--why", action="store_true", help="text, markdown, html, json: with the critical path and the largest causes"
     )
     parser.add_argument("--events", action="store_true", help="json: with the events of each phase")
     parser.add_argument("--strict", action="store_true", help="exit with 4 if data was lost")
@@ -49,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
         from observe.reports.html_ import shown_runs  # noqa: PLC0415 - see PICTURES
 
         report = read_again(args.files, report, shown_runs(report))
+    if args.why and args.format not in WHY and report.runs and not any(run.causes for run in report.runs):
+        print(f"observe: warning: {NOT_RECORDED}", file=sys.stderr)
     page = Page.of(sys.stdout) if args.output is None else Page()
     write(args.output, _rendered(report, args.format, page, why=args.why))
     if args.strict and report.loss.data_was_lost:

@@ -7,6 +7,7 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -50,9 +51,9 @@ class Partition:
         self._programs = sorted(programs, key=lambda program: (depths[program[0]], program[1].start_ns, program[0]))
         #: Of each phase: the program that it is, or is a part of.
         self._program_of = np.full(len(phases), NO_PHASE, dtype=np.int64)
+        parts = _parts(tuple(phase.id for phase in phases)) if self._programs else ()
         for number, _ in self._programs:
-            inside = f"{phases[number].id}."
-            self._program_of[[n for n, phase in enumerate(phases) if f"{phase.id}.".startswith(inside)]] = number
+            self._program_of[parts[number]] = number
 
     @property
     def cuts(self) -> tuple[int, ...]:
@@ -86,6 +87,15 @@ class Partition:
     def phase_at(self, time_ns: int) -> int:
         """The innermost phase at a moment."""
         return self._owners[bisect_right(self._cuts[1:-1], time_ns)] if self._owners else 0
+
+
+@lru_cache(maxsize=16)
+def _parts(phases: tuple[str, ...]) -> tuple[npt.NDArray[np.intp], ...]:
+    """Of each phase, by id: the numbers of those that lie in it, its own among them."""
+    return tuple(
+        np.array([number for number, phase in enumerate(phases) if f"{phase}.".startswith(f"{outer}.")], dtype=np.intp)
+        for outer in phases
+    )
 
 
 @dataclass(slots=True)

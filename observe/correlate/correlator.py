@@ -27,7 +27,7 @@ from observe.correlate.operation import Operation, open_operation
 from observe.correlate.rows import Row, row_at, rows_of, table_of_kinds, with_rows
 from observe.correlate.rules import Rules
 from observe.correlate.stack_abi import NUMBER_BITS, StackAbiReturns
-from observe.correlate.undecided import Undecided
+from observe.correlate.undecided import NOBODY, OTHERS, SEVERAL, Undecided
 from observe.correlate.why import Explainer, SchedulerEvents
 from observe.model import EventBatch, Header, Item, Kind, Loss, Mark, Note, NoteKind, Run
 from observe.phases import Catalogue
@@ -42,6 +42,8 @@ _ANSWER_NS = 600_000_000_000
 #: Go keeps g in a register from this version on (Go 1.17, "register-based calling convention").
 _G_IN_REGISTER = (1, 17)
 _NEVER_NS = (1 << 63) - 1
+#: Of an imported log: why an event is given to no operation.
+NO_OPERATION = "in_no_operation"
 _INVENTED = int(Mark.INVENTED)
 _FUNCTIONS = table_of_kinds({Kind.FUNCTION_ENTRY, Kind.FUNCTION_RETURN})
 _BOUNDARIES = table_of_kinds({Kind.API_REQUEST, Kind.API_RESPONSE})
@@ -110,6 +112,12 @@ class Correlator:
             unattributed_events=unattributed,
             unmatched_returns=recorded.unmatched_returns + self._frames.unmatched_returns,
         )
+
+    @property
+    def left(self) -> Mapping[str, int]:
+        """Why events during operations were given to none → how many; those of other containers are among them."""
+        unmatched = {NO_OPERATION: self._unmatched} if self._unmatched else {}
+        return {**dict.fromkeys((SEVERAL, NOBODY, OTHERS), 0), **self._undecided.left, **unmatched}
 
     def probed(self) -> dict[str, tuple[str, ...]]:
         """Phase → the functions that were probed for it."""

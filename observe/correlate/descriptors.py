@@ -20,10 +20,15 @@ def with_names(events: EventBatch) -> EventBatch:
     kinds = events.rows["kind"]
     mounts = _MOUNTS[kinds]
     named = events.rows.compress(mounts)
-    used = np.unique([named["path"], named["path2"]]).tolist()
-    if not any(_DESCRIPTOR.fullmatch(events.strings[index]) for index in used):
+    used = {*named["path"].tolist(), *named["path2"].tolist()}
+    descriptors = [
+        int(match[1]) for match in map(_DESCRIPTOR.fullmatch, map(events.strings.__getitem__, used)) if match
+    ]
+    if not descriptors:
         return events
-    opens = _OPENS[kinds] & (events.rows["ret"] >= 0) & made_by(events, np.unique(named["pid"]).tolist())
+    opens = _OPENS[kinds] & np.isin(events.rows["ret"], descriptors) & made_by(events, {*named["pid"].tolist()})
+    if not opens.any():
+        return events
     opened: dict[tuple[int, int], str] = {}
     renamed: dict[int, Row] = {}
     places = np.flatnonzero(mounts | opens)

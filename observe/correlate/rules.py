@@ -133,6 +133,8 @@ class Rules:
                     self.programs.append(ProgramRule(number, evidence))
                 else:
                     self._calls.append(_call_rule(number, evidence))
+        #: Which phases are not bound to one place in the order.
+        self.several = tuple(phase.several for phase in self.phases)
         of_programs = sorted({rule.phase for rule in self.programs})
         #: The program that each phase is, or is a part of: the innermost.
         self.program_of = tuple(

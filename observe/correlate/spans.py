@@ -128,7 +128,7 @@ def _walk_in_order(
     witnesses: Iterable[_Witness], waiting: deque[_Program], rules: Rules, bounds: tuple[int, int], *, failed: bool
 ) -> Walk:
     """Programs and calls on paths, as they come."""
-    found = Walk()
+    found, several = Walk(), rules.several
     current = 0
     for time_ns, end_ns, path, there, elsewhere in witnesses:
         while waiting and waiting[0].start_ns <= time_ns:
@@ -140,7 +140,7 @@ def _walk_in_order(
         chosen = _choose(candidates if failed else rules.unless_failed(candidates), current)
         if chosen is None:
             continue
-        if not rules.phases[chosen].several:
+        if not several[chosen]:
             if chosen < current and not rules.contains(chosen, current):
                 # Another goroutine tells of the container's end too, maybe before the answer to its start.
                 if chosen in there:
@@ -228,7 +228,7 @@ def _room(phase: int, rules: Rules, bounds: tuple[int, int], found: Walk) -> tup
     others = [
         (number, span)
         for number, span in found.spans.items()
-        if not rules.phases[number].several and not rules.contains(number, phase)
+        if not rules.several[number] and not rules.contains(number, phase)
     ]
     before = [span.end_ns for number, span in others if number < phase]
     after = [span.start_ns for number, span in others if number > phase]
@@ -260,8 +260,8 @@ def _programs(events: EventBatch, rules: Rules, bounds: tuple[int, int], names: 
         Kind.SCHED_PROCESS_EXEC, "time_ns", "pid", "path", "detail", "marks"
     ):
         rule = None if marks & _ENTRYPOINT else rules.program(path, detail, names)
-        if rule is None or any(p.phase == rule.phase and pid in p.processes for p in programs):
-            continue  # no phase, or a wrapper's child: the wrapper's span covers it
+        if rule is None or any((p.phase == rule.phase or rule.evidence.many) and pid in p.processes for p in programs):
+            continue  # no phase, a wrapper's child (the wrapper's span covers it), or a helper of another program
         programs.append(
             _Program(
                 rule.phase,
@@ -287,7 +287,7 @@ def _enter_program(program: _Program, current: int, rules: Rules, found: Walk) -
     phase = program.phase
     span = found.spans.get(phase)
     again = span is not None and bool(span.processes)
-    several = rules.phases[phase].several
+    several = rules.several[phase]
     late = phase < current and span is None and not several and not rules.contains(phase, current)
     if (again or late) and not program.many:
         _depart(phase, rules, found)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,9 @@ _BOUND_NS = 2_000_000_000
 #: Work for another container so close makes an event's owner uncertain; moments closer than the grain are one.
 _NEAR_NS = 100_000_000
 _GRAIN_NS = 10_000_000
+#: Why an event is given to no operation: several may be its owner; nothing tells whose it is; it is of a container that
+#: no operation was about.
+SEVERAL, NOBODY, OTHERS = "several_operations", "nothing_tells", "another_container"
 _BIRTHS = frozenset({Kind.SCHED_PROCESS_FORK, Kind.CLONE, Kind.CLONE3, Kind.FORK, Kind.VFORK})
 _DIRECTORIES = frozenset({Kind.MKDIR, Kind.MKDIRAT})
 _NOT_MODIFIED, _FIRST_FAILURE = 304, 400
@@ -62,7 +66,13 @@ class Undecided:
         self._work: list[tuple[int, str]] = []
         #: Operations that have become runs, as long as events of their time wait.
         self._ended: list[Operation] = []
-        self.unattributed = 0
+        #: Why events were given to no operation (SEVERAL, NOBODY, OTHERS) → how many.
+        self.left: Counter[str] = Counter()
+
+    @property
+    def unattributed(self) -> int:
+        """How many events belong to an operation, and nobody can tell to which."""
+        return self.left[SEVERAL] + self.left[NOBODY]
 
     def __len__(self) -> int:
         """Number of events that wait."""
@@ -124,11 +134,17 @@ class Undecided:
         earliest_ns = min((operation.start_ns for operation in later), default=_NEVER_NS)
         gone = self._index(earliest_ns)
         self._ended += ready
-        self.unattributed += sum(not self._is_anothers(one) for one in self._events[:gone])
+        self.left.update(map(self._reason, self._events[:gone]))
         del self._events[:gone]
         kept_ns = self._events[0].row.time_ns if self._events else earliest_ns
         self._ended = [operation for operation in self._ended if operation.end_ns is None or operation.end_ns > kept_ns]
         del self._work[: bisect_left(self._work, (earliest_ns - _NEAR_NS, ""))]
+
+    def _reason(self, one: _Event) -> str:
+        """Why an event was given to nobody in the end."""
+        if self._is_anothers(one):
+            return OTHERS
+        return SEVERAL if one.contested else NOBODY
 
     def _is_anothers(self, one: _Event) -> bool:
         """Whether an event that was given to nobody is, in the end, of a container that no operation was about."""

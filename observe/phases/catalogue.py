@@ -87,7 +87,7 @@ class Phase:
     to_entry: tuple[str, ...] = ()
     #: Functions whose return begins it: before its own functions do, or, if it has none, until the operation's end.
     from_return: tuple[str, ...] = ()
-    #: Network modes, as globs, in which it does not occur.
+    #: Network modes, as globs, in which its absence is no departure.
     not_with_networks: tuple[str, ...] = ()
     #: Phases inside whose functions its own may run, though none of them is its parent.
     within: tuple[str, ...] = ()

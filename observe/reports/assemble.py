@@ -42,6 +42,7 @@ def assemble(
         warnings=(*damage, *imported, *correlator.warnings),
         functions=correlator.probed(),
         refused=tuple(correlator.refused),
+        left=correlator.left,
     )
     return join([report]), damage
 

@@ -69,6 +69,7 @@ def _environment() -> Environment:
     )
     environment.filters.update(
         duration=lambda value: "-" if value is None else _PAGE.duration(value),
+        some_duration=lambda value: _PAGE.duration(value) if value else "",
         percent=words.percent,
         number=lambda value: f"{value:,}",
         wall_time=wall_time,

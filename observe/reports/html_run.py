@@ -14,7 +14,12 @@ from observe.reports import words
 from observe.reports.conclusions import WhereTheTimeWent, longest_calls, where_the_time_went
 from observe.reports.process_tree import processes_of
 from observe.reports.rows import UNATTRIBUTED, Timeline, timeline
+from observe.reports.terminal import Page
 from observe.reports.timeline_data import hues_of, timeline_data, top_of
+from observe.reports.why_rows import CauseRow, WhyRun, why_run
+from observe.reports.why_words import evidence, spent
+
+_PAGE = Page()
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,20 @@ class Shown:
     def calls(self) -> Sequence[tuple[str, Event]]:
         """The longest system calls."""
         return longest_calls(self.run)
+
+    @cached_property
+    def why(self) -> WhyRun | None:
+        """What its time was spent on; None if that was not asked for, or not recorded."""
+        return why_run(self.run)
+
+    @property
+    def spent(self) -> Sequence[str]:
+        """The same in one line, a fact each."""
+        return tuple(spent(self.why.time, self.run.duration_ns, _PAGE)) if self.why else ()
+
+    def evidence(self, row: CauseRow) -> Sequence[str]:
+        """The largest pieces of a cause, in words."""
+        return tuple(evidence(step, self.run.start_ns, _PAGE) for step in row.evidence)
 
     @property
     def process_names(self) -> Mapping[int, str]:

@@ -49,6 +49,7 @@ def document(report: Report) -> dict[str, Any]:
         "host": {**dict.fromkeys(_HOST_KEYS), **report.host},
         "engine": {**dict.fromkeys(_ENGINE_KEYS), **report.engine},
         "loss": _fields(report.loss),
+        "events_left": dict(report.left),
         "warnings": list(report.warnings),
         "functions": {phase: list(names) for phase, names in report.functions.items()},
         "refused": [dict(refused) for refused in report.refused],

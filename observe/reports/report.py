@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -26,6 +27,8 @@ class Report:
     functions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     #: {"name", "binary", "reason"} of documented functions that are there and could not be probed.
     refused: tuple[Mapping[str, Any], ...] = ()
+    #: Why events during operations were given to none → how many.
+    left: Mapping[str, int] = field(default_factory=dict)
 
 
 def join(reports: Iterable[Report]) -> Report:
@@ -54,6 +57,7 @@ def join(reports: Iterable[Report]) -> Report:
         warnings=tuple(dict.fromkeys(warnings)),
         functions={phase: names for part in reversed(parts) for phase, names in part.functions.items()},
         refused=first.refused,
+        left=dict(_sum(part.left for part in parts)),
     )
 
 
@@ -71,6 +75,13 @@ def without_details(report: Report, *, configuration: bool, functions: bool, pat
             for run in report.runs
         ),
     )
+
+
+def _sum(counts: Iterable[Mapping[str, int]]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for one in counts:
+        total.update(one)
+    return total
 
 
 def total_loss(losses: Iterable[Loss]) -> Loss:

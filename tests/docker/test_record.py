@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from engines import Engine
 from recorded import api_client, client_times, record, recorder, report, runs_of
@@ -233,3 +234,22 @@ def test_an_existing_container_and_an_open_connection_are_known(engine: Engine, 
     client.stdout.close()
     (run,) = report(path)["runs"]
     assert (run["operation"], run["container_id"], run["container_name"]) == ("start", container.id, "there-before")
+
+
+def test_every_event_of_a_hundred_runs_has_its_container_and_phase_or_a_reason(engine: Engine, tmp_path: Path) -> None:
+    path, runs = tmp_path / "hundred.observe", -(-100 // CLIENTS)
+    client = api_client(engine, tmp_path / "times", "--clients", str(CLIENTS), "--runs", str(runs))
+    # inotify tells late, maybe after the answer.
+    record(engine, path, client, "--strict", "--no-inotify")
+    document = report(path, options=["--events"])
+    assert len(document["runs"]) == 2 * CLIENTS * runs
+    assert all(run["container_id"] for run in document["runs"])
+    attributed = sum(len(phase.get("events", [])) for run in document["runs"] for phase in run["phases"])
+    rows = Recording.open(path).events().rows
+    times_ns = rows["time_ns"][~np.isin(rows["kind"], (Kind.API_REQUEST, Kind.API_RESPONSE))].astype(np.int64)
+    inside = np.zeros(len(times_ns), dtype=bool)
+    for run in document["runs"]:
+        inside |= (times_ns >= run["start_ns"]) & (times_ns < run["start_ns"] + run["duration_ns"])
+    left = document["events_left"]
+    assert inside.sum() == attributed + sum(left.values())
+    assert left["several_operations"] + left["nothing_tells"] == document["loss"]["unattributed_events"]

@@ -13,6 +13,7 @@ from observe import host
 from observe.commands import doctor
 from observe.errors import HostCannotError
 from observe.host import features, kernel
+from observe.probes import sched
 
 
 def status(tmp_path, *bits):
@@ -193,3 +194,25 @@ def test_doctor_exit_code(monkeypatch, capsys, check, code):
     monkeypatch.setattr(doctor, "diagnose", lambda _docker_host: doctor.Diagnosis((check,), None, 1, 1))
     assert doctor.run(argparse.Namespace(json=True, docker_host=None)) == code
     assert check.name in capsys.readouterr().out
+
+
+def why_host(folder, tracepoints):
+    for name in tracepoints:
+        (folder / "any" / name).mkdir(parents=True)
+    (folder / "btf").write_bytes(b"type information")
+    return doctor.why_check(folder / "btf", folder)
+
+
+def test_what_the_reasons_need_is_there_or_named(tmp_path, monkeypatch):
+    absent = doctor.why_check(tmp_path / "btf", tmp_path)
+    assert (absent.ok, absent.needed) == (False, False)
+    assert "CONFIG_DEBUG_INFO_BTF" in absent.remedy
+    assert "cannot be read" in why_host(tmp_path / "no", ["x"]).found
+    monkeypatch.setattr(doctor.sched, "kernel_offsets", lambda _btf: {})
+    whole = [*sched.RAW_TRACEPOINTS, *sched.OPTIONAL_RAW_TRACEPOINTS]
+    assert why_host(tmp_path / "whole", whole).ok
+    less = why_host(tmp_path / "less", sched.RAW_TRACEPOINTS)
+    assert less.ok
+    assert "without sock_send_length" in less.found
+    lacking = why_host(tmp_path / "lacking", whole[1:])
+    assert (lacking.ok, lacking.found) == (False, "the kernel has no tracepoint irq_handler_entry")

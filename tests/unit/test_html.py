@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from made import DOCKERD, HOSTILE, INIT, MS, SHIM, made_events, made_report, made_run
+from made import DOCKERD, HOSTILE, INIT, MS, SHIM, explained, made_events, made_report, made_run
 
 from observe.__main__ import main
 from observe.model import Departure, DepartureKind, Event, EventBatch, Evidence, Header, Kind, Loss, Mark
@@ -66,6 +66,9 @@ REPORTS = {
     "untimed many": made_report(*[UNTIMED] * 6),
     "hostile": made_report(HOSTILE_RUN, loss=EVERY_LOSS, warnings=[HOSTILE]),
     "hostile many": made_report(*[HOSTILE_RUN] * 6, warnings=[HOSTILE]),
+    "explained": made_report(explained(with_events(made_run(3)))),
+    "explained hostile": made_report(explained(HOSTILE_RUN, HOSTILE, HOSTILE), explained(made_run(1), "", "")),
+    "explained many": made_report(*[explained(with_events(made_run(5, seed)), HOSTILE) for seed in range(9)]),
     "departed": made_report(made_run(3, departures=(Departure(DepartureKind.REPEATED, "start.phase_0", HOSTILE),) * 9)),
     "long": made_report(made_run(3, duration_ns=3_600_000 * MS)),
     "short": made_report(made_run(3, duration_ns=40)),
@@ -238,6 +241,19 @@ def test_the_longest_system_calls_are_named_with_their_process_and_phase():
     run = replace(run, events=tuple(sorted([*run.events, ("start.phase_0", slow)], key=lambda one: one[1].time_ns)))
     assert longest_calls(run)[0] == ("start.phase_0", slow)
     assert "fsync 7.0 ms /slow runc init phase_0" in words(made_report(run))
+
+
+def test_causes_say_how_long_and_what_helps_and_every_phase_what_it_was_spent_on():
+    report = REPORTS["explained"]
+    text = words(report)
+    assert text.index("Why it took that long") < text.index("Critical path") < text.index("Timeline")
+    assert "runc create: write waited" in text
+    assert "runc create[5/51] asleep in write cgroup.procs (rcu_barrier), in start.phase_0" in text
+    assert "What is known to help: do less. Source: moby#1. Risk: none." in text
+    assert "And 2 smaller ones" in text
+    shares = text[text.index("What each phase was spent on") :]
+    assert "disk 25.0%, rcu 25.0%" in shares
+    assert "Why it took that long" not in words(REPORTS["one"])
 
 
 def test_losses_and_warnings_stand_before_everything_else():
@@ -626,6 +642,18 @@ def test_the_report_command_writes_a_page_with_events(tmp_path, capfdbinary):
     data = Elements(out.read_bytes()).data
     assert [len(one["events"]["time_ns"]) > 50 for one in data.values()] == [True, True]
     assert [one["name"] for one in data.values()] == ["create alone", "start alone"]
+
+
+def test_the_report_command_says_why_on_the_page_or_that_it_was_not_recorded(tmp_path, capsys):
+    out = tmp_path / "out.html"
+    assert main(["report", "--why", str(FIXTURES / "why.observe"), "-f", "html", "-o", str(out)]) == 0
+    elements = Elements(out.read_bytes())
+    assert elements.text.count("Why it took that long") == 2
+    assert all(one["events"]["time_ns"] for one in elements.data.values())
+    assert capsys.readouterr().err == ""
+    assert main(["report", "--why", str(FIXTURES / "functions.observe"), "-f", "html", "-o", str(out)]) == 0
+    assert "was not recorded" in capsys.readouterr().err
+    assert "Why it took that long" not in Elements(out.read_bytes()).text
 
 
 def test_an_imported_log_becomes_a_page(tmp_path):

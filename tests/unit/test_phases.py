@@ -68,6 +68,7 @@ START = [
     "start.containerd_start.runc_create.network_hook",
     "start.containerd_start.runc_create.network_hook.set_key",
     "start.containerd_start.runc_create.network_hook.set_key.set_ipv6",
+    "start.containerd_start.runc_create.network_hook.set_key.resolver",
     "start.containerd_start.runc_start",
     "start.save_state",
     "start.cleanup",

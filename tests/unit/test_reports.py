@@ -229,7 +229,8 @@ def test_joined_runs_are_in_time_order_and_losses_add_up():
     late, early = a_run(wall_time_ns=2_000, start_ns=1), a_run(wall_time_ns=1_000, start_ns=9)
     one = report(late, loss=Loss(ring_buffer=2, inotify_missed=1), warnings=["w"])
     two = report(early, loss=Loss(ring_buffer=3), warnings=["w"])
-    joined = join([one, two])
+    joined = join([replace(one, left={"a": 2, "b": 1}), replace(two, left={"a": 3})])
+    assert joined.left == {"a": 5, "b": 1}
     assert joined.runs == (early, late)
     assert joined.loss == Loss(ring_buffer=5, inotify_missed=1)
     assert joined.warnings == ("w",)
@@ -388,8 +389,10 @@ def test_no_runs_says_so_and_what_to_try():
 
 
 def test_json_is_what_was_promised():
-    document = json.loads(RENDERERS["json"](report(START, loss=Loss(ring_buffer=2), warnings=["w"]), Page()))
+    whole = replace(report(START, loss=Loss(ring_buffer=2), warnings=["w"]), left={"nothing_tells": 3})
+    document = json.loads(RENDERERS["json"](whole, Page()))
     assert document["schema_version"] == 1
+    assert document["events_left"] == {"nothing_tells": 3}
     assert document["host"] == HOST
     assert document["engine"] == ENGINE
     assert set(document["loss"]) == {field.name for field in fields(Loss)}

@@ -256,6 +256,24 @@ def test_a_program_that_runs_many_times_is_no_departure():
     assert spans(run)["start.network"].duration_ns == spans(the_run(events))["start.network"].duration_ns + shift
 
 
+def test_a_program_that_another_one_of_the_catalogue_runs_is_that_ones():
+    events = start(1, MS)
+    index = next(n for n, event in enumerate(events) if event.path.endswith("/netns/000000000001"))
+    own = Script(0, events[index].goroutine)
+    own.runs(DOCKERD, 8000, "setup-resolver", f"{EXEC}/netns/000000000001", "127.0.0.11:1", "127.0.0.11:2")
+    own.runs(8000, 8001, "iptables", "-t", "nat")
+    own.exits(8001)
+    own.exits(8000)
+    inside = [replace(event, time_ns=event.time_ns + events[index].time_ns) for event in own.events]
+    shift = len(own.events) * STEP
+    later = [replace(event, time_ns=event.time_ns + shift) for event in events[index:]]
+    run = the_run([*events[:index], *inside, *later])
+    assert departures(run) == []
+    assert spans(run)[f"{HOOK}.set_key.resolver"].duration_ns is not None
+    assert spans(run)["start.network.iptables"].duration_ns is None
+    assert spans(run)["start.network"] == spans(the_run(events))["start.network"]
+
+
 def test_a_wrapper_around_runc_is_one_program():
     events = start(1, MS)
     index = next(n for n, event in enumerate(events) if "create\0--bundle" in event.detail)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scheduling import ASLEEP, DEAD, DEEP_ASLEEP, NOBODY, RUNNABLE, row, sending, switch, waking
@@ -64,6 +65,22 @@ def test_a_thread_that_is_woken_on_its_way_to_sleep_does_not_sleep_on():
     threads = Threads(scheduler, 0, END)
     found = [threads.at(51, at) for at in (21, 30, 31)]
     assert [one.state for one in found if one] == [State.RUNNING, State.RUNNABLE, State.RUNNING]
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        [switch(5, takes=OWN), switch(10, OWN)],
+        [switch(5, OWN, state=ASLEEP), waking(10, OWN, CHILD)],
+        [switch(5, takes=OWN), waking(9, OWN, CHILD), switch(10, OWN, state=0x200)],
+    ],
+    ids=["preempted", "asleep", "woken on its way to sleep"],
+)
+def test_a_thread_that_leaves_a_cpu_had_it_though_nobody_told_that_it_took_it(before: list[Row]) -> None:
+    threads = Threads([*before, switch(60, OWN, state=ASLEEP), waking(80, OWN, CHILD), switch(85, takes=OWN)], 0, END)
+    found = [threads.at(51, at) for at in (11, 60, 80, 85, 90)]
+    running, asleep, waiting = State.RUNNING, State.ASLEEP, State.RUNNABLE
+    assert [one.state for one in found if one] == [running, running, asleep, waiting, running]
 
 
 def test_a_number_that_is_born_again_is_another_thread():

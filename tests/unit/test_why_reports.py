@@ -6,35 +6,13 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from made import HOSTILE, made_report, made_run
+from made import HOSTILE, explained, made_report, made_run
 
 from observe.__main__ import main
-from observe.model import Cause, PathStep, Remedy, Run, Time
 from observe.reports import RENDERERS, WHY, Page, Report, without_details
 from observe.reports.why_rows import EVIDENCE, LARGEST, why_many, why_run
 
 PROGRAMS = ("dockerd", "runc create", "dockerd")
-
-
-def explained(run: Run, program: str = "runc create") -> Run:
-    """A run whose path has three programs, four steps in each, and a cause for every step of the second one."""
-    part_ns = run.duration_ns // 12
-    path = []
-    for number in range(12):
-        name = program if number // 4 == 1 else "dockerd"
-        state, reason = (("cpu", ""), ("runqueue", ""), ("blocked", "disk"), ("blocked", "rcu"))[number % 4]
-        start_ns = run.start_ns + number * part_ns
-        length_ns = part_ns if number < 11 else run.duration_ns - 11 * part_ns
-        call, file, stack = ("write", "cgroup.procs", ("rcu_barrier",)) if state == "blocked" else ("", "", ())
-        path.append(PathStep(start_ns, length_ns, state, reason, "start.phase_0", name, 5, 51, call, file, stack))
-    remedy = Remedy("do less", "moby#1", "none")
-    causes = [
-        Cause("writes", f"{program}: write waited", 4 * part_ns, remedy, (4, 5, 6, 7)),
-        *(Cause(f"cause_{n}", "something small", 1, None, (n,)) for n in range(6)),
-    ]
-    times = Time(3 * part_ns, 3 * part_ns, {"disk": 3 * part_ns, "rcu": run.duration_ns - 9 * part_ns})
-    first, *rest = run.phases
-    return replace(run, path=tuple(path), causes=tuple(causes), phases=(replace(first, time=times), *rest))
 
 
 def test_rows_are_the_largest_causes_with_their_largest_pieces_and_the_path_by_program() -> None:
