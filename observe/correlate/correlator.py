@@ -83,6 +83,8 @@ class Correlator:
         self._due_ns = _NEVER_NS
         self._recorded_loss: dict[str, int] = {}
         self._unmatched = 0
+        #: Events that operations had no room for.
+        self._dropped = 0
         self.warnings: list[str] = []
         #: Documented functions that are there and were not probed: {"name", "binary", "reason"}.
         self.refused: list[Mapping[str, Any]] = []
@@ -91,7 +93,7 @@ class Correlator:
     def loss(self) -> Loss:
         """What was lost so far, as recorded and as found here."""
         recorded = Loss(**{name: count for name, count in self._recorded_loss.items() if name in _LOSS_FIELDS})
-        unattributed = self._undecided.unattributed + self._unmatched
+        unattributed = self._undecided.unattributed + self._unmatched + self._dropped
         return replace(
             recorded,
             inotify_missed=self._files.missed,
@@ -331,7 +333,11 @@ class Correlator:
         self._undecided.resolve(ready, pending)
         self._closing = [operation for operation in self._closing if operation not in ready]
         self._schedule()
-        return [self._run(operation) for operation in ready]
+        runs = [self._run(operation) for operation in ready]
+        for operation in ready:
+            self._dropped += operation.dropped
+            operation.release()
+        return runs
 
     def _identify(self, operation: Operation, pending: list[Operation]) -> None:
         """Without goroutines: a start by its name, a create by the folder that was made meanwhile."""
