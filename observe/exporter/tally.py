@@ -110,7 +110,7 @@ class Tally:
             self._counters.departures[run.operation, departure.kind.value] += 1
         for calls in run.calls:
             self._calls((run.operation, calls.phase, calls.kind.label), calls.count, calls.duration_ns)
-        for function in run.functions:
+        for function in run.functions if run.outcome == "ok" else ():  # nor does dockerd count the others
             action = _ACTIONS.get(function.name.rpartition("daemon.")[2])
             if action is not None and function.complete:
                 self._counters.actions[action,] += 1
