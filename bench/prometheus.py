@@ -39,13 +39,16 @@ def main() -> int:
     parser.add_argument("--picture", type=Path, metavar="OUT.png")
     args = parser.parse_args()
     load = ("--clients", str(args.clients), "--every", str(args.every))
-    with tempfile.TemporaryDirectory(prefix="observe-bench-") as folder, running_engine(*ENGINE_OPTIONS) as engine:
-        with watched(engine, Path(folder), interval=f"{SCRAPE_SECONDS}s") as (server, prometheus):
-            found = prove(engine, server, prometheus, 60 * args.minutes, *load)
-            if args.picture:
-                program = [sys.executable, str(ROOT / "scripts" / "dashboard-picture"), str(DASHBOARD)]
-                times = ["--minutes", str(args.minutes), "--scrape-seconds", str(SCRAPE_SECONDS)]
-                subprocess.run([*program, str(args.picture), "--prometheus", prometheus.url, *times], check=True)
+    with (
+        tempfile.TemporaryDirectory(prefix="observe-bench-") as folder,
+        running_engine(*ENGINE_OPTIONS) as engine,
+        watched(engine, Path(folder), interval=f"{SCRAPE_SECONDS}s") as (server, prometheus),
+    ):
+        found = prove(engine, server, prometheus, 60 * args.minutes, *load)
+        if args.picture:
+            program = [sys.executable, str(ROOT / "scripts" / "dashboard-picture"), str(DASHBOARD)]
+            times = ["--minutes", str(args.minutes), "--scrape-seconds", str(SCRAPE_SECONDS)]
+            subprocess.run([*program, str(args.picture), "--prometheus", prometheus.url, *times], check=True)
     write(found, args.minutes)
     return 0 if is_good(found) else 1
 
