@@ -32,6 +32,7 @@ from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from observe.exporter.calls import EXPECTED_CALLS, OTHER_CALL
 from observe.phases import Phase, load
 
 #: 26% apart, 0.1 ms to 63 s; what did not go well has every fifth.
@@ -55,12 +56,19 @@ SOURCES = (
 AREAS = ("containers", "overlay2", "image", "network", "tmp", "volumes", "other")
 EVENTS = ("modify", "attrib", "moved_from", "moved_to", "create", "delete")
 DEPARTURES = ("missing", "repeated", "out_of_order")
-PROBES = ("sys_enter", "sys_exit", "functions", "inotify")
-SYSCALLS = ("openat", "fsync")
+PROBES = (
+    "sys_enter",
+    "sys_exit",
+    "sched_process_fork",
+    "sched_process_exec",
+    "sched_process_exit",
+    "functions",
+    "inotify",
+)
 ENGINE = {"version": "20.10.24", "api_version": "1.41", "go_version": "go1.19.8", "storage_driver": "overlay2"}
 DELIVERIES = {
     "flight_recorder": ("kept", "removed", "too_large", "failed", "dropped"),
-    "otlp": ("sent", "failed", "dropped"),
+    "traces": ("sent", "failed", "dropped"),
 }
 #: Mean milliseconds of the phases that have no parts; the others take a hundredth of a millisecond.
 MEANS = {
@@ -177,7 +185,7 @@ class Host:
                 self.self_seconds.labels(name, phase.id)
                 for kind in self._evidence[phase.id]:
                     self._phase(phase, kind)
-                for syscall in SYSCALLS if "kernel" in self._evidence[phase.id] else ():
+                for syscall in calls_of(phase):
                     self.syscalls.labels(name, phase.id, syscall)
                     self.syscall_seconds.labels(name, phase.id, syscall)
             for counter in (self.unattributed, self.in_flight, self.actions):
@@ -228,7 +236,7 @@ class Host:
         self.in_flight.labels(operation).set(self._random.randrange(4))
         for leaf in self._leaves[operation]:
             self.self_seconds.labels(operation, leaf.id).inc(durations[leaf.id])
-            for syscall in SYSCALLS if "kernel" in self._evidence[leaf.id] else ():
+            for syscall in calls_of(leaf):
                 self.syscalls.labels(operation, leaf.id, syscall).inc(3)
                 self.syscall_seconds.labels(operation, leaf.id, syscall).inc(durations[leaf.id] / 10)
         for area in AREAS:
@@ -240,6 +248,11 @@ class Host:
         for probe in PROBES:
             self.hits.labels(probe).inc(180)
             self.probe_seconds.labels(probe).inc(180 * 1e-6)
+
+
+def calls_of(phase: Phase) -> tuple[str, ...]:
+    """The calls that have a series from the beginning."""
+    return (*EXPECTED_CALLS.get(phase.id, ()), *(() if phase.parent else (OTHER_CALL,)))
 
 
 def evidence(phases: Sequence[Phase]) -> dict[str, list[str]]:
