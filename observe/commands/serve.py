@@ -129,7 +129,7 @@ def _operation_page() -> OperationPage:
 def _traces(endpoint: str) -> TraceSink:
     """Raises UsageError or HostCannotError if traces cannot be sent at all."""
     try:
-        from observe.exporter import otlp, otlp_http  # noqa: PLC0415 - needs the extra `export`
+        from observe.export import otlp, otlp_http  # noqa: PLC0415 - needs the extra `export`
     except ModuleNotFoundError as error:
         raise HostCannotError(
             f"{error.name} is missing, which --otlp-endpoint needs; run make setup, or pip install 'observe[export]'"
