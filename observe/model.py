@@ -204,6 +204,14 @@ class EventBatch:
             values["marks"] = Mark(values["marks"])
             yield Event(**values)
 
+    def compacted(self) -> EventBatch:
+        """The same events, without strings that none of them has."""
+        used = np.unique(np.concatenate([[0], *(self.rows[name] for name in STRING_COLUMNS)]))
+        rows = self.rows.copy()
+        for name in STRING_COLUMNS:
+            rows[name] = np.searchsorted(used, rows[name])
+        return EventBatch(rows, tuple(self.strings[index] for index in used.tolist()))
+
     @classmethod
     def of(cls, events: Iterable[Event]) -> EventBatch:
         """Columns of single events, in the given order."""

@@ -9,7 +9,7 @@ from posixpath import basename
 
 import numpy as np
 
-from observe.model import STRING_COLUMNS, EventBatch, Kind, Mark
+from observe.model import EventBatch, Kind, Mark
 
 _PROC = Path("/proc")
 _EXECS = (Kind.SCHED_PROCESS_EXEC, Kind.EXECVE, Kind.EXECVEAT)
@@ -50,7 +50,8 @@ def complete_arguments(batch: EventBatch, *, with_values: bool, proc: Path = _PR
         rows["marks"][index] = marks
         rows["detail"][index] = len(strings)
         strings.append(text)
-    return _without_unused_strings(EventBatch(rows, tuple(strings)))
+    # What was left out must not stay in the table of strings.
+    return EventBatch(rows, tuple(strings)).compacted()
 
 
 def redact(arguments: str, *, entrypoint: bool) -> str:
@@ -75,12 +76,3 @@ def _command_line(pid: int, proc: Path) -> str | None:
     except OSError:
         return None
     return data.rstrip(b"\0").decode(errors="backslashreplace") or None
-
-
-def _without_unused_strings(batch: EventBatch) -> EventBatch:
-    """What was left out must not stay in the table of strings."""
-    used = np.unique(np.concatenate([[0], *(batch.rows[name] for name in STRING_COLUMNS)]))
-    rows = batch.rows.copy()
-    for name in STRING_COLUMNS:
-        rows[name] = np.searchsorted(used, rows[name])
-    return EventBatch(rows, tuple(batch.strings[index] for index in used.tolist()))

@@ -63,13 +63,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _perfetto(_file: Path, report: Report, out: str | None) -> None:
-    from observe.exporter import perfetto  # noqa: PLC0415 - each format loads its own library only
+    from observe.export import perfetto  # noqa: PLC0415 - each format loads its own library only
 
     _write_bytes(out, perfetto.encode(report))
 
 
 def _otlp(_file: Path, report: Report, out: str | None) -> None:
-    from observe.exporter import otlp, otlp_http  # noqa: PLC0415 - see _perfetto
+    from observe.export import otlp, otlp_http  # noqa: PLC0415 - see _perfetto
 
     left_out = len(report.runs) - len(otlp.exportable(report.runs))
     if left_out == len(report.runs) > 0:
@@ -86,7 +86,7 @@ def _otlp(_file: Path, report: Report, out: str | None) -> None:
 
 
 def _parquet(file: Path, report: Report, out: str | None) -> None:
-    from observe.exporter import events, parquet  # noqa: PLC0415 - see _perfetto
+    from observe.export import events, parquet  # noqa: PLC0415 - see _perfetto
 
     if out is None:
         raise ObserveError("parquet is two files, phases.parquet and events.parquet; name a folder for them with -o")
@@ -101,13 +101,13 @@ def _parquet(file: Path, report: Report, out: str | None) -> None:
 
 
 def _csv(file: Path, report: Report, out: str | None) -> None:
-    from observe.exporter import events, events_csv  # noqa: PLC0415 - see _perfetto
+    from observe.export import events, events_csv  # noqa: PLC0415 - see _perfetto
 
     write(_path(out), events_csv.encode(events.table(Recording.open(file).items(), report.runs)))
 
 
 def _inotifywait(file: Path, report: Report, out: str | None) -> None:
-    from observe.exporter import inotifywait  # noqa: PLC0415 - see _perfetto
+    from observe.export import inotifywait  # noqa: PLC0415 - see _perfetto
 
     del report
     recording = Recording.open(file)

@@ -97,6 +97,8 @@ class Correlator:
         self._due_ns = _NEVER_NS
         self._recorded_loss: dict[str, int] = {}
         self._unmatched = 0
+        #: Events that operations had no room for.
+        self._dropped = 0
         self.warnings: list[str] = []
         #: Documented functions that are there and were not probed: {"name", "binary", "reason"}.
         self.refused: list[Mapping[str, Any]] = []
@@ -105,7 +107,7 @@ class Correlator:
     def loss(self) -> Loss:
         """What was lost so far, as recorded and as found here."""
         recorded = Loss(**{name: count for name, count in self._recorded_loss.items() if name in _LOSS_FIELDS})
-        unattributed = self._undecided.unattributed + self._unmatched
+        unattributed = self._undecided.unattributed + self._unmatched + self._dropped
         return replace(
             recorded,
             inotify_missed=self._files.missed,
@@ -353,6 +355,9 @@ class Correlator:
         self._closing = [operation for operation in self._closing if operation not in ready]
         self._schedule()
         runs = [self._run(operation) for operation in ready]
+        for operation in ready:
+            self._dropped += operation.dropped
+            operation.release()
         begun = (operation.start_ns for operation in chain(self._open, self._closing))
         self._scheduler.forget(min(begun, default=self._now_ns))
         return runs

@@ -15,6 +15,10 @@ from observe.model import EVENT_DTYPE, STRING_COLUMNS, EventBatch
 
 #: What requests to a live engine are told apart: ids of operations of the catalogue.
 OPERATIONS = ("create", "start")
+#: Events that an operation keeps at most: thirty times what a start has.
+MOST_EVENTS = 20_000
+#: So many batches are held for the few events of them that are an operation's; then these are copied.
+_MOST_PARTS = 64
 _TARGET = re.compile(r"^(?:/v[\d.]+)?/containers/(?:(?P<create>create)|(?P<reference>.+)/start)$")
 
 
@@ -42,41 +46,64 @@ class Operation:
     #: Which event of the stream named a path first, as far as somebody has asked.
     _first_use: dict[str, int] = field(default_factory=dict)
     _asked: int = 0
+    #: How many events it has, and how many it had no room for.
+    _taken: int = 0
+    dropped: int = 0
 
     def take(self, batch: EventBatch, places: npt.NDArray[np.intp], first: int) -> None:
         """Take events that belong to it: those at `places` of a batch.
 
         `first`: number of the batch's first event in the stream.
         """
-        if len(places):
-            self._parts.append((batch, places, first))
+        kept = places[: MOST_EVENTS - self._taken]
+        self.dropped += len(places) - len(kept)
+        self._taken += len(kept)
+        if len(kept):
+            self._parts.append((batch, kept, first))
+        if len(self._parts) >= _MOST_PARTS:
+            self._compact()
+
+    def _compact(self) -> None:
+        """Hold its own events only, and no batches."""
+        self._remember_uses()
+        own = self.events().compacted()
+        self._parts = [(own, np.arange(len(own)), 0)]
+        self._asked = 1
+
+    def release(self) -> None:
+        """Forget the events: it has become a run."""
+        self._parts = []
+        self._first_use = {}
 
     def events(self) -> EventBatch:
         """What it was given."""
         by_batch: dict[int, list[npt.NDArray[np.intp]]] = {}
-        for _, places, first in self._parts:
-            by_batch.setdefault(first, []).append(places)
-        batches = {first: batch for batch, _, first in self._parts}
+        for batch, places, _ in self._parts:
+            by_batch.setdefault(id(batch), []).append(places)
+        batches = {id(batch): batch for batch, _, _ in self._parts}
         rows = np.empty(sum(len(places) for _, places, _ in self._parts), dtype=EVENT_DTYPE)
         strings, at = [""], 0
-        for first, parts in by_batch.items():
-            own = batches[first].rows.take(np.concatenate(parts))
+        for key, parts in by_batch.items():
+            own = batches[key].rows.take(np.concatenate(parts))
             for name in STRING_COLUMNS:
                 own[name] += len(strings)
             rows[at : at + len(own)] = own
-            strings += batches[first].strings
+            strings += batches[key].strings
             at += len(own)
         return EventBatch(rows, tuple(strings))
 
     def has_used(self, path: str, before: int) -> bool:
         """Whether one of its events named a path before event number `before` of the stream."""
+        self._remember_uses()
+        return self._first_use.get(path, before) < before
+
+    def _remember_uses(self) -> None:
         for batch, places, first in self._parts[self._asked :]:
             used, firsts = np.unique(batch.rows["path"][places], return_index=True)
             for index, place in zip(used.tolist(), places[firsts].tolist(), strict=True):
                 text = batch.strings[index]
                 self._first_use[text] = min(first + place, self._first_use.get(text, first + place))
         self._asked = len(self._parts)
-        return self._first_use.get(path, before) < before
 
     @property
     def knows_itself(self) -> bool:

@@ -30,6 +30,8 @@ _BIRTHS = frozenset({Kind.SCHED_PROCESS_FORK, Kind.CLONE, Kind.CLONE3, Kind.FORK
 _DIRECTORIES = frozenset({Kind.MKDIR, Kind.MKDIRAT})
 _NOT_MODIFIED, _FIRST_FAILURE = 304, 400
 _NEVER_NS = 1 << 63
+#: Events that wait at most, as they do while a request hangs; the oldest are given up first.
+MOST_WAITING = 20_000
 
 
 @dataclass(slots=True)
@@ -41,7 +43,7 @@ class _Event:
 
     row: Row
     container_id: str | None
-    #: Where it is: batch, place in it, number of the batch's first event in the stream.
+    #: Where it is: a batch that holds what waits of one, place in it, number of the one's first event in the stream.
     batch: EventBatch
     place: int
     first: int
@@ -54,7 +56,7 @@ def _time_ns(event: _Event) -> int:
 
 
 class Undecided:
-    """Bounded by the operations that have not become runs."""
+    """Bounded by the operations that have not become runs, and by MOST_WAITING."""
 
     def __init__(self, lineage: Lineage, identities: Identities) -> None:
         """`lineage` and `identities` are asked in hindsight."""
@@ -85,8 +87,11 @@ class Undecided:
 
         `container_ids`: of each by what it says itself; `first`: number of the batch's first event in the stream.
         """
-        for row, container_id, place in zip(rows_of(batch, places), container_ids, places.tolist(), strict=True):
-            one = _Event(row, container_id, batch, place, first)
+        if not len(places):
+            return
+        own = EventBatch(batch.rows.take(places), batch.strings).compacted()
+        for place, (row, container_id) in enumerate(zip(rows_of(batch, places), container_ids, strict=True)):
+            one = _Event(row, container_id, own, place, first)
             if self._events and self._events[-1].row.time_ns > row.time_ns:
                 insort(self._events, one, key=_time_ns)
             else:
@@ -95,6 +100,16 @@ class Undecided:
                 last_ns, last = self._work[-1] if self._work else (0, "")
                 if last != container_id or not last_ns <= row.time_ns < last_ns + _GRAIN_NS:
                     insort(self._work, (row.time_ns, container_id))
+        if len(self._events) > MOST_WAITING:
+            self._give_up(len(self._events) - MOST_WAITING * 9 // 10)
+
+    def _give_up(self, count: int) -> None:
+        """Count the oldest events and forget them, and what helped to decide about them."""
+        self.unattributed += sum(not self._is_anothers(one) for one in self._events[:count])
+        del self._events[:count]
+        kept_ns = self._events[0].row.time_ns if self._events else _NEVER_NS
+        self._ended = [operation for operation in self._ended if operation.end_ns is None or operation.end_ns > kept_ns]
+        del self._work[: bisect_left(self._work, (kept_ns - _NEAR_NS, ""))]
 
     def made_during(self, operation: Operation) -> set[str]:
         """Containers whose folder was made meanwhile."""
@@ -151,10 +166,10 @@ class Undecided:
         if one.foreign or one.container_id is not None:
             return one.foreign
         container_id = self._in_hindsight(one.row)
+        if container_id is None:
+            return False
         around = [operation for operation in self._ended if operation.covers(one.row.time_ns)]
-        return container_id is not None and not any(
-            operation.container_id == container_id or _may_be_about_any(operation) for operation in around
-        )
+        return not any(operation.container_id == container_id or _may_be_about_any(operation) for operation in around)
 
     def _index(self, time_ns: int) -> int:
         """Where the events from a moment on begin."""
@@ -196,7 +211,7 @@ def _hand_over(given: Iterable[tuple[Operation, _Event]]) -> None:
     """Give operations their events, those of a batch together."""
     together: dict[tuple[Operation, int], list[_Event]] = {}
     for owner, one in given:
-        together.setdefault((owner, one.first), []).append(one)
+        together.setdefault((owner, id(one.batch)), []).append(one)
     for (owner, first), events in together.items():
         owner.take(events[0].batch, np.array([one.place for one in events], dtype=np.intp), first)
 

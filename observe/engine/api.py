@@ -38,7 +38,7 @@ class TlsFiles:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where an API listens: a unix socket's `path`, or `host` and `port`; `url` as docker-py takes it."""
+    """Where an API listens: a unix socket's `path`, or `host` and `port`; `url` as it was given."""
 
     url: str
     path: str = ""

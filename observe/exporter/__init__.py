@@ -1,36 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes to other programs. Nothing here knows a probe.
+"""A live engine's runs, for those who ask over HTTP and for sinks. Nothing here knows a probe.
 
-A live engine's runs: `Live` is fed with the items of a session, and metrics, page, recordings of the slow runs and
-traces read its snapshots. A recording's runs: pure encoders, each a module that needs the libraries of its format only.
-
-Files: `perfetto`, `otlp`, `parquet`, `events_csv`, `inotifywait`. An endpoint: `otlp_http`. What they share:
-`timeline` (runs as tracks of slices), `nesting`, `programs`, `events` (events as columns with their run and phase).
+`Live` is fed with the items of a session; metrics, page, recordings of the slow runs and traces read its snapshots.
 """
-
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
-
-from observe.model import Loss, Run
-
-
-class Recorded(Protocol):
-    """What an encoder is given: runs in time order, and what they come with (as `observe.reports.Report` has it)."""
-
-    @property
-    def host(self) -> Mapping[str, Any]:
-        """`hostname`, `kernel`, `arch`; empty if unknown."""
-
-    @property
-    def engine(self) -> Mapping[str, Any]:
-        """`version`, `go_version`, `storage_driver`, `data_root` …; empty if unknown."""
-
-    @property
-    def loss(self) -> Loss:
-        """What is missing."""
-
-    @property
-    def runs(self) -> Sequence[Run]:
-        """The operations."""

@@ -113,7 +113,7 @@ class Tally:
         for calls in run.calls:
             phase = self._wholes.get(calls.phase, calls.phase)
             self._calls((run.operation, phase, calls.kind.label), calls.count, calls.duration_ns)
-        for function in run.functions:
+        for function in run.functions if run.outcome == "ok" else ():  # nor does dockerd count the others
             action = _ACTIONS.get(function.name.rpartition("daemon.")[2])
             if action is not None and function.complete:
                 self._counters.actions[action,] += 1

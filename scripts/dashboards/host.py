@@ -81,8 +81,8 @@ def build() -> Dashboard:
                 width=THIRD,
             ),
             lines(
-                "Lost events",
-                "Events lost, per second, by where.",
+                "Lost or unattributed events",
+                "Events per second, by where they were lost or why they count.",
                 units.CountsPerSecond,
                 [Query(rate("observe_lost_events_total", HOSTS, by="source"), "{{source}}")],
                 width=THIRD,

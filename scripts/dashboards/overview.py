@@ -185,9 +185,9 @@ def build() -> Dashboard:
                 [Query(unattributed_share("operation"), "{{operation}}")],
             ),
             lines(
-                "Lost events",
-                "Events lost, per second, by where. inotify_missed, unmatched_returns and unattributed_events are "
-                "normal in small numbers; anything else is a gap in the evidence.",
+                "Lost or unattributed events",
+                "Events per second, by where they were lost or why they count. inotify_missed, unmatched_returns and "
+                "unattributed_events are normal in small numbers; anything else is a gap in the evidence.",
                 units.CountsPerSecond,
                 [Query(rate("observe_lost_events_total", HOSTS, by="source"), "{{source}}")],
             ),

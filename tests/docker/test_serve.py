@@ -21,6 +21,7 @@ from engines import Engine, EngineFactory
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from recorded import api_client, client_times, report
 from served import DEADLINE_SECONDS, OBSERVE, Serving, eventually, parsed, restart, serving, total
+from slow_engine import installed, put_on_path
 
 from observe.phases import load
 
@@ -121,6 +122,38 @@ def test_an_engine_that_is_restarted_under_load_is_attached_to_again(
             assert answered[operation] <= ok <= answered[operation] + 2 * 2
             assert total(series, COUNT, operation=operation, outcome="unfinished") <= 2 * 2
         assert total(series, "observe_operations_in_flight") == 0
+
+
+def test_a_dockerd_whose_file_is_replaced_is_followed_to_the_new_one(
+    new_engine: EngineFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = put_on_path(tmp_path, monkeypatch) / "dockerd"
+    shutil.copy(installed("dockerd"), program)
+    engine = new_engine()
+    assert program.samefile(f"/proc/{engine.pid}/exe")
+    with serving(engine.url, tmp_path) as server:
+
+        def load_is_counted(number: int) -> None:
+            load_of(engine, tmp_path / "times", "--runs", "2")
+            done = {"operation": "start", "outcome": "ok", "network": "bridge"}
+            eventually(lambda: server.total(COUNT, **done) >= 2 * number)
+            assert finished(server, "start") == 2 * number
+            # By its functions: those of the file that runs.
+            assert server.total("observe_engine_action_seconds_count", action="start") == 2 * number
+
+        load_is_counted(1)
+        # As a package's upgrade does it: another file by that name, while the old one runs.
+        shutil.copy(program, tmp_path / "new")
+        (tmp_path / "new").rename(program)
+        assert not program.samefile(f"/proc/{engine.pid}/exe")
+        load_is_counted(2)
+        assert attachments(server) == 1
+        restart(engine, signal.SIGTERM)
+        assert program.samefile(f"/proc/{engine.pid}/exe")
+        eventually(lambda: attachments(server) == 2)
+        eventually(server.is_attached)
+        load_is_counted(3)
+        assert server.total("observe_lost_events_total", source="ring_buffer") == 0
 
 
 def test_an_engine_that_comes_later_is_waited_for(new_engine: EngineFactory, tmp_path: Path) -> None:

@@ -16,9 +16,11 @@ PACKAGE = Path(observe.__file__).parent
 #: From left to right; a module imports only from its left (and from its own room).
 ROOMS = ("probes", "collectors", "recording", "correlate", "reports", "bench", "commands")
 LEFT_OF = {room: set(ROOMS[:index]) for index, room in enumerate(ROOMS)}
-#: exporter shows the runs that reports show, with their rows and words; no report knows it.
+#: export encodes the runs that reports show; exporter shows them live, with reports' rows and words. No report knows
+#: either of them, nor do they know each other.
+LEFT_OF["export"] = set(LEFT_OF["reports"])
 LEFT_OF["exporter"] = LEFT_OF["reports"] | {"reports"}
-LEFT_OF["commands"] |= {"exporter"}
+LEFT_OF["commands"] |= {"export", "exporter"}
 #: What notebooks import stands beside commands: it sees what reports see, and reports.
 LEFT_OF["api"] = LEFT_OF["reports"] | {"reports"}
 #: Every room may use these; among themselves they may use what stands here.
@@ -33,7 +35,7 @@ COMMONS = {
     "phases": {"model", "errors", "resources"},
 }
 #: Reports and exporter see runs: never what attaches or collects, though it stands on their left.
-BLIND = {room: {"probes", "collectors"} for room in ("reports", "exporter", "api")}
+BLIND = {room: {"probes", "collectors"} for room in ("reports", "export", "exporter", "api")}
 
 HEAVY = {"bcc", "pandas", "matplotlib", "docker", "pyinotify", "numpy"}
 
@@ -141,6 +143,8 @@ def test_help_reaches_nothing_heavy(start):
         ("observe.reports.bad", "import observe.collectors.ring"),
         ("observe.reports.bad", "from ..exporter import page"),
         ("observe.exporter.bad", "from observe.commands import serve"),
+        ("observe.exporter.bad", "from observe.export import otlp"),
+        ("observe.export.bad", "from observe.exporter import live"),
         ("observe.reports.bad", "from observe.api import OpenRecording"),
         ("observe.api", "from observe.collectors import session"),
         ("observe.exporter.bad", "if True:\n    from observe.collectors import ring"),

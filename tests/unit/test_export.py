@@ -12,7 +12,7 @@ from situations import SITUATIONS, situation
 
 from observe.__main__ import main
 from observe.escape import printable, spreadsheet_safe
-from observe.exporter import perfetto
+from observe.export import perfetto
 
 FORMATS = ("perfetto", "otlp", "parquet", "csv", "inotifywait")
 
@@ -90,7 +90,7 @@ def test_what_is_no_recording_is_said_in_one_line(to, tmp_path, capsys):
     [("perfetto", "perfetto"), ("otlp", "opentelemetry"), ("parquet", "pyarrow"), ("otlp", "google")],
 )
 def test_a_missing_library_is_named_with_what_brings_it(to, library, tmp_path, capsys, monkeypatch):
-    for name in [name for name in sys.modules if name.startswith(("observe.exporter", library))]:
+    for name in [name for name in sys.modules if name.startswith(("observe.export", library))]:
         monkeypatch.delitem(sys.modules, name)
     real = builtins.__import__
 

@@ -14,7 +14,7 @@ from streams import DATA, FIXTURES, IN_CREATE, IN_ISDIR, IN_MODIFY, SECOND, told
 from observe.__main__ import main
 from observe.collectors.inotifywait_log import read_log
 from observe.escape import printable
-from observe.exporter.inotifywait import encode
+from observe.export.inotifywait import encode
 from observe.inotify_words import MASK_WORDS, words
 from observe.model import EventBatch, Header, Kind, Mark
 from observe.phases import load

@@ -182,6 +182,12 @@ def test_a_phase_has_a_row_for_each_evidence_that_it_can_stand_on():
     assert rows["start", f"{init}.rootfs", "kernel"].bounds == PART_BOUNDS
 
 
+def test_functions_of_what_failed_are_not_counted_as_dockerd_does_not_either():
+    call = FunctionCall("github.com/docker/docker/daemon.(*Daemon).containerStart", 1, 0, 150 * MS, complete=True)
+    assert tally_of(run_with(functions=(call,))).actions["start",] == 1
+    assert tally_of(run_with(functions=(call,), outcome="failed")).actions["start",] == 0
+
+
 def test_what_was_cut_off_counts_as_an_operation_and_measures_no_phase():
     span = Span("start.network", "start", "3.3/4", 0, 30 * MS, 20 * MS, Evidence.KERNEL)
     totals = tally_of(run_with(outcome="unfinished", phases=(made_run(0).phases[0], span)))

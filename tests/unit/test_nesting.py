@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from made import made_run
 from situations import SITUATIONS, situation
 
-from observe.exporter.nesting import lanes, own_time, pieces
+from observe.export.nesting import lanes, own_time, pieces
 from observe.model import Evidence, Span
 from observe.phases import load
 from observe.reports.assemble import assemble

@@ -25,7 +25,7 @@ from streams import container_id
 
 from observe.__main__ import main
 from observe.escape import printable
-from observe.exporter import otlp, otlp_http
+from observe.export import otlp, otlp_http
 from observe.model import Evidence
 from observe.model import Span as Phase
 from observe.phases import load

@@ -17,7 +17,7 @@ from streams import IN_CREATE, SECOND, create, identity, stream, told
 
 from observe.__main__ import main
 from observe.escape import printable, spreadsheet_safe
-from observe.exporter import events, parquet
+from observe.export import events, parquet
 from observe.model import Event, EventBatch, Kind, Mark
 from observe.phases import load
 from observe.recording import Recording

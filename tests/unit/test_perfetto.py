@@ -17,7 +17,7 @@ from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import (
 from situations import BAD_NAME, SITUATIONS, situation
 
 from observe.escape import printable
-from observe.exporter import perfetto
+from observe.export import perfetto
 from observe.model import SYSCALLS, Evidence, Kind, Span
 from observe.phases import load
 from observe.reports import join

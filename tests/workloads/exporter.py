@@ -32,6 +32,7 @@ from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from observe.exporter.calls import EXPECTED_CALLS, OTHER_CALL
 from observe.phases import Phase, load
 
 #: 26% apart, 0.1 ms to 63 s; what did not go well has every tenth.
@@ -56,12 +57,19 @@ SOURCES = (
 AREAS = ("containers", "overlay2", "image", "network", "tmp", "volumes", "other")
 EVENTS = ("modify", "attrib", "moved_from", "moved_to", "create", "delete")
 DEPARTURES = ("missing", "repeated", "out_of_order")
-PROBES = ("sys_enter", "sys_exit", "functions", "inotify")
-SYSCALLS = ("openat", "fsync")
+PROBES = (
+    "sys_enter",
+    "sys_exit",
+    "sched_process_fork",
+    "sched_process_exec",
+    "sched_process_exit",
+    "functions",
+    "inotify",
+)
 ENGINE = {"version": "20.10.24", "api_version": "1.41", "go_version": "go1.19.8", "storage_driver": "overlay2"}
 DELIVERIES = {
     "flight_recorder": ("kept", "removed", "too_large", "failed", "dropped"),
-    "otlp": ("sent", "failed", "dropped"),
+    "traces": ("sent", "failed", "dropped"),
 }
 #: Mean milliseconds of the phases that have no parts; the others take a hundredth of a millisecond.
 MEANS = {
@@ -182,7 +190,7 @@ class Host:
                 self.self_seconds.labels(name, phase.id)
                 for kind in self._evidence[phase.id]:
                     self._phase(phase, kind)
-                for syscall in SYSCALLS if "kernel" in self._evidence[phase.id] and not phase.is_part else ():
+                for syscall in calls_of(phase):
                     self.syscalls.labels(name, phase.id, syscall)
                     self.syscall_seconds.labels(name, phase.id, syscall)
             for counter in (self.unattributed, self.in_flight, self.actions):
@@ -233,10 +241,10 @@ class Host:
         self.in_flight.labels(operation).set(self._random.randrange(4))
         for leaf in self._leaves[operation]:
             self.self_seconds.labels(operation, leaf.id).inc(durations[leaf.id])
-            for syscall in SYSCALLS if "kernel" in self._evidence[leaf.id] else ():
-                whole = whole_of(leaf, self._phases[operation])
-                self.syscalls.labels(operation, whole, syscall).inc(3)
-                self.syscall_seconds.labels(operation, whole, syscall).inc(durations[leaf.id] / 10)
+            whole = whole_of(leaf, self._phases[operation])
+            for syscall in calls_of(whole):
+                self.syscalls.labels(operation, whole.id, syscall).inc(3)
+                self.syscall_seconds.labels(operation, whole.id, syscall).inc(durations[leaf.id] / 10)
         for area in AREAS:
             for event in EVENTS:
                 self.file_events.labels(area, event).inc()
@@ -246,6 +254,11 @@ class Host:
         for probe in PROBES:
             self.hits.labels(probe).inc(180)
             self.probe_seconds.labels(probe).inc(180 * 1e-6)
+
+
+def calls_of(phase: Phase) -> tuple[str, ...]:
+    """The calls that have a series from the beginning."""
+    return (*EXPECTED_CALLS.get(phase.id, ()), *(() if phase.parent else (OTHER_CALL,)))
 
 
 def evidence(phases: Sequence[Phase]) -> dict[str, list[str]]:
@@ -259,12 +272,12 @@ def evidence(phases: Sequence[Phase]) -> dict[str, list[str]]:
     return kinds
 
 
-def whole_of(phase: Phase, phases: Sequence[Phase]) -> str:
+def whole_of(phase: Phase, phases: Sequence[Phase]) -> Phase:
     """The phase itself, or the one that it is a part of that not every operation has."""
     by_id = {one.id: one for one in phases}
     while phase.is_part and phase.parent is not None:
         phase = by_id[phase.parent]
-    return phase.id
+    return phase
 
 
 def below(phase: Phase, other: Phase) -> bool:

@@ -20,9 +20,9 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 
 from observe import __version__
 from observe.escape import printable
-from observe.exporter import Recorded
-from observe.exporter.nesting import pieces
-from observe.exporter.programs import Program, programs
+from observe.export import Recorded
+from observe.export.nesting import pieces
+from observe.export.programs import Program, programs
 from observe.model import Run
 from observe.model import Span as Phase
 

@@ -21,9 +21,9 @@ import pyarrow.parquet as pq
 
 from observe import __version__
 from observe.escape import printable
-from observe.exporter import Recorded
-from observe.exporter.events import EventTable, Texts
-from observe.exporter.programs import EXECS, arguments
+from observe.export import Recorded
+from observe.export.events import EventTable, Texts
+from observe.export.programs import EXECS, arguments
 from observe.model import Run, Span
 
 _BOOT = "ns of the boot clock"

@@ -13,8 +13,8 @@ import io
 import shlex
 
 from observe.escape import spreadsheet_safe
-from observe.exporter.events import EventTable
-from observe.exporter.programs import arguments
+from observe.export.events import EventTable
+from observe.export.programs import arguments
 
 _NUMBERS = ("goroutine", "ret", "flags", "pid", "tid", "fd")
 _TEXTS = ("phase", "kind", "function", "comm", "path", "path2", "detail")

@@ -21,9 +21,9 @@ from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import (
     TrackEvent,
 )
 
-from observe.exporter import Recorded
-from observe.exporter.nesting import lanes
-from observe.exporter.timeline import Slice, Track, Value, timeline
+from observe.export import Recorded
+from observe.export.nesting import lanes
+from observe.export.timeline import Slice, Track, Value, timeline
 
 #: All packets are of one sequence.
 _SEQUENCE = 1

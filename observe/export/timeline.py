@@ -16,9 +16,9 @@ from typing import Any
 
 from observe.correlate.correlator import go_keeps_g_in_register
 from observe.escape import printable
-from observe.exporter import Recorded
-from observe.exporter.nesting import own_time, pieces
-from observe.exporter.programs import EXECS, Program, arguments, programs
+from observe.export import Recorded
+from observe.export.nesting import own_time, pieces
+from observe.export.programs import EXECS, Program, arguments, programs
 from observe.inotify_words import words
 from observe.model import SYSCALLS, Event, FunctionCall, Kind, Mark, Run, Span
 from observe.phases import load
