@@ -44,6 +44,8 @@ _G_IN_REGISTER = (1, 17)
 _NEVER_NS = (1 << 63) - 1
 #: Of an imported log: why an event is given to no operation.
 NO_OPERATION = "in_no_operation"
+#: An operation that hangs keeps a bounded number of events.
+NO_ROOM = "too_many_in_one_operation"
 _INVENTED = int(Mark.INVENTED)
 _FUNCTIONS = table_of_kinds({Kind.FUNCTION_ENTRY, Kind.FUNCTION_RETURN})
 _BOUNDARIES = table_of_kinds({Kind.API_REQUEST, Kind.API_RESPONSE})
@@ -118,8 +120,9 @@ class Correlator:
     @property
     def left(self) -> Mapping[str, int]:
         """Why events during operations were given to none → how many; those of other containers are among them."""
-        unmatched = {NO_OPERATION: self._unmatched} if self._unmatched else {}
-        return {**dict.fromkeys((SEVERAL, NOBODY, OTHERS), 0), **self._undecided.left, **unmatched}
+        rare = {NO_OPERATION: self._unmatched, NO_ROOM: self._dropped}
+        seen = {reason: count for reason, count in rare.items() if count}
+        return {**dict.fromkeys((SEVERAL, NOBODY, OTHERS), 0), **self._undecided.left, **seen}
 
     def probed(self) -> dict[str, tuple[str, ...]]:
         """Phase → the functions that were probed for it."""

@@ -105,7 +105,7 @@ class Undecided:
 
     def _give_up(self, count: int) -> None:
         """Count the oldest events and forget them, and what helped to decide about them."""
-        self.unattributed += sum(not self._is_anothers(one) for one in self._events[:count])
+        self.left.update(map(self._reason, self._events[:count]))
         del self._events[:count]
         kept_ns = self._events[0].row.time_ns if self._events else _NEVER_NS
         self._ended = [operation for operation in self._ended if operation.end_ns is None or operation.end_ns > kept_ns]
