@@ -7,6 +7,7 @@ Memory is bounded by what is open: the events of operations in flight, and the p
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from itertools import chain
@@ -66,12 +67,14 @@ class Correlator:
         keep_events: bool = False,
         slower_than_ns: int = 0,
         why: bool = False,
+        most_events: int = sys.maxsize,
     ) -> None:
         """`header` of the recording, or of the live session.
 
         `keep_events`: runs bring their events along, if they took at least `slower_than_ns`; `why`: runs say what their
-        time was spent on, if that was recorded.
+        time was spent on, if that was recorded; `most_events`: of one operation, what comes then is counted only.
         """
+        self._most_events = most_events
         self._keep_events = keep_events
         self._slower_than_ns = slower_than_ns
         self._scheduler = SchedulerEvents(keep=why)
@@ -287,6 +290,7 @@ class Correlator:
         operation = open_operation(row)
         if operation is None:
             return
+        operation.most_events = self._most_events
         if operation.name == "start" and not self._is_being_made(operation.reference):
             operation.container_id = self._identities.by_reference(operation.reference)
         self._open.append(operation)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, unquote
 
@@ -15,8 +16,6 @@ from observe.model import EVENT_DTYPE, STRING_COLUMNS, EventBatch
 
 #: What requests to a live engine are told apart: ids of operations of the catalogue.
 OPERATIONS = ("create", "start")
-#: Events that an operation keeps at most: thirty times what a start has.
-MOST_EVENTS = 20_000
 #: So many batches are held for the few events of them that are an operation's; then these are copied.
 _MOST_PARTS = 64
 _TARGET = re.compile(r"^(?:/v[\d.]+)?/containers/(?:(?P<create>create)|(?P<reference>.+)/start)$")
@@ -46,7 +45,8 @@ class Operation:
     #: Which event of the stream named a path first, as far as somebody has asked.
     _first_use: dict[str, int] = field(default_factory=dict)
     _asked: int = 0
-    #: How many events it has, and how many it had no room for.
+    #: How many events it keeps at most, how many it has, and how many it had no room for.
+    most_events: int = sys.maxsize
     _taken: int = 0
     dropped: int = 0
 
@@ -55,7 +55,7 @@ class Operation:
 
         `first`: number of the batch's first event in the stream.
         """
-        kept = places[: MOST_EVENTS - self._taken]
+        kept = places[: self.most_events - self._taken]
         self.dropped += len(places) - len(kept)
         self._taken += len(kept)
         if len(kept):

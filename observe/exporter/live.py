@@ -32,6 +32,8 @@ _PARTS = 6
 #: Containers whose notes are kept for recordings of slow runs: those whose operations may still be open.
 _CONTAINERS = 100
 _WARNINGS = 20
+#: Of one operation: thirty times what a start has.
+_MOST_EVENTS = 20_000
 #: Requests and answers of any kind that are remembered for those recordings.
 _BOUNDARIES = 2_000
 #: Runs in progress are built for so long after somebody has looked.
@@ -84,7 +86,11 @@ class Live:
         self._boundaries.clear()
         slower_than_ns = self._events_slower_than_ns
         self._correlator = Correlator(
-            header, self._catalogue, keep_events=slower_than_ns is not None, slower_than_ns=slower_than_ns or 0
+            header,
+            self._catalogue,
+            keep_events=slower_than_ns is not None,
+            slower_than_ns=slower_than_ns or 0,
+            most_events=_MOST_EVENTS,
         )
         self.take(items)
 

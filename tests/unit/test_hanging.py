@@ -31,13 +31,13 @@ from observe.phases import load
 
 ROUNDS = 200
 HANGING = 7
+MOST_EVENTS = 90
 
 
 @pytest.fixture
 def small(monkeypatch):
     """Limits that a test reaches."""
     monkeypatch.setattr(undecided_module, "MOST_WAITING", 100)
-    monkeypatch.setattr(operation_module, "MOST_EVENTS", 90)
     monkeypatch.setattr(operation_module, "_MOST_PARTS", 8)
 
 
@@ -61,7 +61,7 @@ def rounds(hanging):
 
 @pytest.mark.usefixtures("small")
 def test_a_request_that_hangs_holds_neither_the_batches_nor_the_runs_of_others():
-    correlator = Correlator(header(), load())
+    correlator = Correlator(header(), load(), most_events=MOST_EVENTS)
     for item in daemons():
         correlator.feed(item)
     first, *rest = create(HANGING, 0, status=None)
@@ -84,10 +84,13 @@ def test_a_request_that_hangs_holds_neither_the_batches_nor_the_runs_of_others()
     (hung,) = [run for run in runs if run.outcome == "unfinished"]
     kept = sum(span.syscalls for span in hung.phases)
     given = sum(span.syscalls for run in runs for span in run.phases)
-    assert kept == operation_module.MOST_EVENTS
+    assert kept == MOST_EVENTS
     # All that happened is somebody's or counted.
     boundaries = 2 * (ROUNDS - 1)
     assert given + correlator.loss.unattributed_events == fed + len(rest) - boundaries
+    reasons = correlator.left
+    assert reasons["too_many_in_one_operation"] > 0
+    assert sum(reasons.values()) - reasons["another_container"] == correlator.loss.unattributed_events
 
 
 def test_what_an_operation_keeps_in_few_pieces_is_what_it_was_given(monkeypatch):
