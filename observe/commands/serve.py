@@ -114,11 +114,11 @@ def run(args: argparse.Namespace) -> int:
         for sink in sinks:
             sink.start()
             stack.callback(sink.close)
+        _collect_garbage_seldom()
         server.start()
         stack.callback(server.stop)
         _say(f"listening on http://{f'[{address}]' if ':' in address else address}:{server.port}/")
         systemd.notify(systemd.READY)
-        _collect_garbage_seldom()
         _Recorder(EngineFollower(args.docker_host, options), live, stop).run()
         systemd.notify(systemd.STOPPING)
     return 0
