@@ -163,10 +163,10 @@ def test_without_scripts_the_tables_have_everything(look):
 def test_search_finds_phases_processes_and_events_and_walks_through_them(look, start):
     page = look(start)
     field = page.get_by_role("searchbox")
-    field.fill("network_hook")
+    field.fill("runc_start")
     assert page.locator(".timeline-count").inner_text() == "1 phase"
     field.press("Enter")
-    assert page.locator(".timeline-details strong").inner_text() == "start.containerd_start.runc_create.network_hook"
+    assert page.locator(".timeline-details strong").inner_text() == "start.containerd_start.runc_start"
     field.fill("setkey")
     assert page.locator(".timeline-count").inner_text() == "1 process, 2 events"
     field.press("Shift+Enter")
@@ -242,7 +242,7 @@ def test_hovering_tells_what_is_there_and_clicking_keeps_it(look, start):
     (run,) = start_of("functions").runs
     lasts_ns = next(span.duration_ns for span in run.phases if span.id == name)
     assert f"{lasts_ns / MS:.1f} ms ({lasts_ns / run.duration_ns:.1%})" in text
-    assert "(*sandbox).SetKey" in text
+    assert "processExternalKey" in text
     page.mouse.click(*place(page, item))
     assert "network_hook" in page.locator(".timeline-details").inner_text()
     page.mouse.move(5, 5)

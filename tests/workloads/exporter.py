@@ -78,16 +78,23 @@ MEANS = {
     "create.os_specific": 2,
     "create.register": 2,
     "start.mount": 1.2,
-    "start.network": 11,
+    "start.network.endpoint": 5,
+    "start.network.sandbox": 2,
+    "start.network.join": 4,
     "start.containerd_create": 5,
     "start.containerd_start.shim": 20,
-    "start.containerd_start.runc_create.init": 25,
-    "start.containerd_start.runc_create.network_hook": 90,
+    "start.containerd_start.runc_create.init.rootfs": 4,
+    "start.containerd_start.runc_create.init.seccomp": 16,
+    "start.containerd_start.runc_create.cgroups": 5,
+    "start.containerd_start.runc_create.network_hook.set_key.set_ipv6": 90,
     "start.containerd_start.runc_start": 25,
     "start.save_state": 2,
 }
 #: What grows and shrinks with the network.
-NETWORKED = {"start.network", "start.containerd_start.runc_create.network_hook"}
+NETWORKED = {
+    *(f"start.network.{part}" for part in ("endpoint", "sandbox", "join")),
+    "start.containerd_start.runc_create.network_hook.set_key.set_ipv6",
+}
 
 
 class Family(Collector):
