@@ -234,6 +234,7 @@ class _Recorder:
         self._live.take(self._follower.detach())
         self._live.detached()
         self._outdated_since = None
+        # An engine that ends at the same time, as in a shutdown, is no news: nobody waits for it.
         if not self._stop.requested:
             self._publish(self._follower.obstacle)
 
@@ -248,8 +249,7 @@ class _Recorder:
     def _publish(self, news: str = "") -> None:
         """A snapshot when it is due or there is news; a sign of life."""
         now = time.monotonic()
-        # An engine that ends at the same time, as in a shutdown, is no news: nobody waits for it.
-        fresh = bool(news) and news != self._told and not self._stop.requested
+        fresh = bool(news) and news != self._told
         if fresh:
             self._told = news
             _say(news)
