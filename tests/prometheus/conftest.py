@@ -46,6 +46,7 @@ def last_week(folder: Path) -> None:
     times = [now - WEEK_SECONDS + 60 * minute for minute in range(-30, 31)]
     values = {
         "job_instance_operation_phase:observe_phase_duration_seconds:p50_rate1h": 0.0001,
+        "job_instance_operation_phase:observe_phase_duration_seconds:mean_rate1h": 0.0001,
         "job_instance_operation_phase:observe_phase_duration_seconds_count:increase1h": 100,
     }
     lines = []
