@@ -27,9 +27,12 @@ _OPTIONS = (
 )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """The distribution's; playwright brings none. Nothing of it may be left when it is closed."""
+    """The distribution's; playwright brings none. Nothing of it may be left when it is closed.
+
+    Not the session's: what it starts now and then would be found by tests that look for what they have left.
+    """
     before = snapshot()
     with sync_playwright() as playwright:
         home = {**os.environ, "HOME": str(tmp_path_factory.mktemp("home"))}
