@@ -48,9 +48,6 @@ PROBES = (*SYSCALL_TRACEPOINTS, *TRACEPOINTS, FUNCTIONS, INOTIFY)
 POLL_SECONDS = 0.02
 #: How long events are left together in the ring: reading and correlating cost about the same for few as for many.
 _BATCH_SECONDS = 0.25
-#: Meanwhile file events get their time, and the engine is asked for names before a container may be gone. Less than the
-#: correlator's patience with file events that are read late.
-_LOOK_SECONDS = 0.04
 #: How long the last answers of the engine are waited for.
 _LAST_ANSWERS_SECONDS = 2.0
 _SECOND_NS = 1_000_000_000
@@ -74,6 +71,9 @@ class SessionOptions:
     statistics: bool = False
     #: Record what threads wait for while an operation is in flight.
     why: bool = False
+    #: How often, while events wait together, file events get their time, new directories are watched, and the engine is
+    #: asked for names before a container may be gone. Less than the correlator's patience with late file events.
+    look_seconds: float = 0.01
     #: Where compiled programs and resolved functions are kept; None: nowhere.
     cache: Path | None = None
 
@@ -244,9 +244,9 @@ class Session:
         ring = self._probes.ring
         if readable((*descriptors, ring), timeout_seconds) != {ring}:
             return
-        looks = 0
-        while not self._is_filling(self._ring) and looks < _BATCH_SECONDS / _LOOK_SECONDS:
-            if readable(descriptors, _LOOK_SECONDS):
+        looks, look_seconds = 0, self._options.look_seconds
+        while not self._is_filling(self._ring) and looks < _BATCH_SECONDS / look_seconds:
+            if readable(descriptors, look_seconds):
                 return
             self._look(self._ring)
             looks += 1

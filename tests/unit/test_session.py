@@ -75,12 +75,11 @@ def ring():
 @pytest.fixture
 def attached(ring, monkeypatch):
     """A session whose ring is written by the test; nothing is attached."""
-    monkeypatch.setattr(session_module, "_LOOK_SECONDS", 0.001)
     monkeypatch.setattr(session_module, "_BATCH_SECONDS", 0.005)
     # Always readable, as the ring is while something waits in it.
     reading, writing = os.pipe()
     os.write(writing, b"x")
-    session = Session(None, SessionOptions())
+    session = Session(None, SessionOptions(look_seconds=0.001))
     session._ring = RingReader(ring.descriptor, ring.ring_bytes)
     session._probes = Probes(reading)
     session._containers = ContainerIdentities(Identity(), DATA, configurations=False)
