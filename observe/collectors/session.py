@@ -73,7 +73,7 @@ class SessionOptions:
     why: bool = False
     #: How often, while events wait together, file events get their time, new directories are watched, and the engine is
     #: asked for names before a container may be gone. Less than the correlator's patience with late file events.
-    look_seconds: float = 0.02
+    look_seconds: float = 0.01
     #: Where compiled programs and resolved functions are kept; None: nowhere.
     cache: Path | None = None
 
