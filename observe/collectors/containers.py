@@ -2,24 +2,30 @@
 """Ask the engine who its containers are: off the collecting thread, once dockerd has answered somebody.
 
 First the names, which the engine tells at once; then each container's configuration, for which an inspect waits as
-long as somebody starts the container.
+long as somebody starts the container: one that was not answered in time is asked again.
 """
 
 from __future__ import annotations
 
 import re
+import time
 from collections import OrderedDict
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
 from observe.collectors.docker_api import Identity
 from observe.model import Container, EventBatch, Kind
 
+_T = TypeVar("_T")
 _REQUEST = re.compile(r"(?:/v[\d.]+)?/containers/(.+)/start(?:\?|$)")
 #: What the engine does not know was never registered: a create that failed, or one that is still going on.
 _TRIES = 20
+#: Inspects of one container: each is waited for for a second, and a start may take many.
+_INSPECTS = 60
 #: Configurations that may wait to be asked for; more come faster than the engine answers.
 _WAITING = 100
 _REMEMBERED = 10_000
@@ -40,7 +46,7 @@ class ContainerIdentities:
         self._names = ThreadPoolExecutor(1, thread_name_prefix="names")
         self._configurations = ThreadPoolExecutor(1, thread_name_prefix="configurations")
         self._asked: list[Future[list[Container]]] = []
-        self._inspected: list[Future[list[Container]]] = []
+        self._inspected: dict[Future[Container | None], _Inspect] = {}
 
     def watch(self, batch: EventBatch) -> None:
         """Note new containers; ask for them once dockerd has answered somebody."""
@@ -68,17 +74,30 @@ class ContainerIdentities:
 
     def take(self) -> list[Container]:
         """What has become known since the last call: a container's names first, all of it later."""
-        self._asked, named = _done(self._asked)
-        self._inspected, inspected = _done(self._inspected)
+        named, self._asked = _done(self._asked)
         found = []
-        for container in named:
+        for container in (container for future in named for container in future.result()):
             if container.id in self._known:
                 continue
             self._remember(container)
             found.append(container)
             if self._wants_configurations and len(self._inspected) < _WAITING:
-                self._inspected.append(self._configurations.submit(self._identity.look_up, [container.id]))
-        return found + [container for container in inspected if container.image]
+                self._inspect(_Inspect(container.id))
+        return found + self._configured()
+
+    def _inspect(self, inspect: _Inspect) -> None:
+        self._inspected[self._configurations.submit(self._identity.inspect, inspect.container_id)] = inspect
+
+    def _configured(self) -> list[Container]:
+        """Containers whose configuration has become known; who was not answered waits in line again."""
+        found = []
+        for future in _done(self._inspected)[0]:
+            inspect, container = self._inspected.pop(future), future.result()
+            if container is not None and container.image:
+                found.append(container)
+            elif container is None and inspect.number < _INSPECTS:
+                self._inspect(replace(inspect, number=inspect.number + 1))
+        return found
 
     def _remember(self, container: Container) -> None:
         for text in (container.id, container.name):
@@ -92,8 +111,11 @@ class ContainerIdentities:
         self._ask()
         wait(self._asked, timeout_seconds)
         found = self.take()
-        wait(self._inspected, timeout_seconds)
-        return found + self.take()
+        deadline = time.monotonic() + timeout_seconds
+        while self._inspected and (left := deadline - time.monotonic()) > 0:
+            wait(self._inspected, left, FIRST_COMPLETED)
+            found += self.take()
+        return found
 
     def close(self) -> None:
         """End the threads; an answer that is on its way is not waited for."""
@@ -102,7 +124,18 @@ class ContainerIdentities:
         self._identity.close()
 
 
-def _done(futures: list[Future[list[Container]]]) -> tuple[list[Future[list[Container]]], list[Container]]:
-    """The futures that are not done, and what the others have brought."""
-    waiting = [future for future in futures if not future.done()]
-    return waiting, [container for future in futures if future.done() for container in future.result()]
+@dataclass(frozen=True, slots=True)
+class _Inspect:
+    """A question for a container's configuration, and how often it has been asked."""
+
+    container_id: str
+    number: int = 1
+
+
+def _done(futures: Iterable[Future[_T]]) -> tuple[list[Future[_T]], list[Future[_T]]]:
+    """The futures that are done, and the others."""
+    done: list[Future[_T]] = []
+    waiting: list[Future[_T]] = []
+    for future in futures:
+        (done if future.done() else waiting).append(future)
+    return done, waiting

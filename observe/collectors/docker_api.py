@@ -46,19 +46,14 @@ class Identity:
         """Whether the engine still runs."""
         return self._engine.is_alive()
 
-    def look_up(self, ids: Iterable[str]) -> list[Container]:
-        """What is known of each container, by id or name, in the given order.
+    def inspect(self, asked: str) -> Container | None:
+        """What is known of a container, by id or name; None if the engine does not answer (in time).
 
         Of a container that is gone, or not registered yet, that is its id (if an id was given) and, while its layer
-        exists, the layer. An engine that does not answer once is not asked again in the same call.
+        exists, the layer.
         """
-        found = []
-        answers = True
-        for asked in ids:
-            inspected = self._inspect(asked) if answers else None
-            answers = inspected is not None
-            found.append(self._container(asked, inspected or {}))
-        return found
+        answer = self._get(self._inspects, f"/containers/{quote(asked, safe='')}/json")
+        return self._container(asked, answer) if isinstance(answer, dict) else None
 
     def names_of(self, references: Iterable[str]) -> list[Container]:
         """Id, name, image, network and layer of each container that the engine knows, by full id or name.
@@ -107,11 +102,6 @@ class Identity:
         """Close the connections to the engine."""
         self._names.close()
         self._inspects.close()
-
-    def _inspect(self, asked: str) -> dict[str, Any] | None:
-        """The engine's answer, {} if it knows no such container, None if it does not answer."""
-        answer = self._get(self._inspects, f"/containers/{quote(asked, safe='')}/json")
-        return answer if isinstance(answer, dict) else None
 
     def _container(self, asked: str, inspected: Mapping[str, Any]) -> Container:
         container_id = str(inspected.get("Id", "")) or (asked if _ID.fullmatch(asked) else "")

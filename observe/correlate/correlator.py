@@ -240,6 +240,13 @@ class Correlator:
         self._open = []
         return self._emit(self._closing)
 
+    def completed(self, run: Run) -> Run:
+        """The run with what has become known of its container since it was given."""
+        container = self._identities.get(run.container_id)
+        if container is None or not container.configuration or run.configuration:
+            return run
+        return replace(run, configuration=container.configuration)
+
     def _note(self, note: Note) -> None:
         if note.kind is NoteKind.CONTAINER:
             self._identities.learn(note.data)

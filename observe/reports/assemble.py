@@ -31,6 +31,8 @@ def assemble(
     with _without_collector():
         runs = [run for item in recording.items() for run in correlator.feed(item)]
         runs.extend(correlator.finish())
+        # An engine tells a container's configuration no sooner than it has been started.
+        runs = [correlator.completed(run) for run in runs]
     # Damage is known only once the last item has been read.
     damage = tuple(f"{path}: {warning}" for warning in recording.damage.warnings)
     imported = (_IMPORTED,) if recording.header.options.get("origin") == "import" else ()

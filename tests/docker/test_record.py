@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from engines import Engine
+from engines import Engine, EngineFactory
 from recorded import api_client, client_times, record, recorder, report, runs_of
+from slow_engine import slow_runtime
 
 from observe.model import Kind, Mark
 from observe.phases import load
@@ -167,18 +168,22 @@ def test_secrets_are_left_out_unless_asked_for(engine: Engine, tmp_path: Path) -
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_a_run_keeps_the_containers_configuration(engine: Engine, tmp_path: Path) -> None:
+def test_a_run_keeps_the_containers_configuration(new_engine: EngineFactory, tmp_path: Path) -> None:
+    # Longer than an answer to a question is waited for: nobody inspects a container while it is started.
+    engine = new_engine(f"--add-runtime=slow={slow_runtime(tmp_path, 'runc-start-2500')}")
     path = tmp_path / "configuration.observe"
     # It stays until the recorder has asked for it: a busy machine takes longer than a client that removes it at once.
     code = (
         "import docker, sys\n"
         "client = docker.DockerClient(sys.argv[1])\n"
-        "client.containers.create(sys.argv[2], 'true', name='kept', network_mode='none').start()\n"
+        "for runtime in ('runc', 'slow'):\n"
+        "    client.containers.create(sys.argv[2], 'true', network_mode='none', runtime=runtime).start()\n"
     )
     record(engine, path, [sys.executable, "-c", code, engine.url, engine.image])
-    engine.client.containers.get("kept").remove(force=True)
     assert all("configuration" not in run for run in report(path)["runs"])
-    for run in report(path, options=["--configuration"])["runs"]:
+    runs = report(path, options=["--configuration"])["runs"]
+    assert [run["configuration"]["HostConfig"]["Runtime"] for run in runs] == ["runc", "runc", "slow", "slow"]
+    for run in runs:
         assert run["configuration"]["Id"] == run["container_id"]
         assert run["configuration"]["Config"]["Image"] == engine.image
 

@@ -173,3 +173,33 @@ def test_a_look_may_have_seen_calls_that_are_not_over():
     calls = EventBatch.of([Event(1, Kind.MKDIR, path="c")])
     files = EventBatch.of([Event(2, Kind.INOTIFY, path="f")])
     assert [event.path for event in merged(calls, files, [3], [5])] == ["c", "f"]
+
+
+class Busy(Identity):
+    """An engine that does not inspect while a container is being started."""
+
+    def __init__(self, questions):
+        super().__init__()
+        self.questions = questions
+        self.inspected = []
+
+    def inspect(self, asked):
+        self.inspected.append(asked)
+        started = self.inspected.count(asked) > self.questions
+        return Container(asked, image="img", configuration={"Id": asked}) if started else None
+
+
+@pytest.mark.parametrize(("questions", "is_told"), [(0, True), (3, True), (10_000, False)])
+def test_who_is_not_answered_asks_again_but_not_forever(questions, is_told):
+    busy = Busy(questions)
+    containers = ContainerIdentities(busy, DATA)
+    first, second = container_id(1), container_id(2)
+    made = [Event(1, Kind.MKDIRAT, path=f"{DATA}/containers/{text}") for text in (first, second)]
+    containers.watch(EventBatch.of(made))
+    found = containers.last(60)
+    containers.close()
+    configured = [container.id for container in found if container.configuration]
+    assert configured == ([first, second] if is_told else [])
+    # Each waits in line again behind the others.
+    assert busy.inspected[:2] == [first, second]
+    assert len(busy.inspected) <= 2 * 60
