@@ -99,10 +99,15 @@ static __always_inline struct record *reserve(u16 kind, u64 time_ns)
 	return record;
 }
 
-/* Without a flag the kernel wakes the reader for the first record after it has read all: once a batch, not an event. */
+/*
+ * Without a flag the kernel wakes the reader for the first record after it has read all: once a batch, not an event.
+ * An answer of the API wakes it, too: who its container is must be asked before the container may be gone.
+ */
 static __always_inline void submit(struct record *record)
 {
-	records.ringbuf_submit(record, 0);
+	u64 wakes = record->kind == KIND_API_RESPONSE ? BPF_RB_FORCE_WAKEUP : 0;
+
+	records.ringbuf_submit(record, wakes);
 	count(COUNTER_RECORDS);
 }
 

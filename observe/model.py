@@ -295,6 +295,10 @@ class Container:
     #: `docker inspect` without environment values and arguments, unless they were asked for.
     configuration: Mapping[str, Any] = field(default_factory=dict)
 
+    def data(self) -> dict[str, Any]:
+        """All of it, as it is in a note."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
 
 @dataclass(frozen=True, slots=True)
 class Loss:

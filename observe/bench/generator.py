@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from observe.bench import load
-from observe.collectors.session import readable
+from observe.collectors.waiting import readable
 from observe.engine import api
 from observe.errors import EngineGoneError, HostCannotError, ObserveError
 

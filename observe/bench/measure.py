@@ -14,7 +14,8 @@ from types import FrameType
 from observe.bench.generator import LoadGenerator
 from observe.bench.plan import Turn, orders
 from observe.bench.recordings import ArmRecordings
-from observe.collectors.session import POLL_SECONDS, Session, readable
+from observe.collectors.session import POLL_SECONDS, Session
+from observe.collectors.waiting import readable
 from observe.errors import ObserveError
 from observe.reports.bench_rows import ClientRun
 

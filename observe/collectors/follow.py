@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from observe import engine as engines
-from observe.collectors.session import PROBES, Session, SessionOptions, readable
+from observe.collectors.session import PROBES, Session, SessionOptions
+from observe.collectors.waiting import readable
 from observe.engine import procfs
 from observe.engine.binaries import binaries
 from observe.errors import HostCannotError, ObserveError

@@ -77,10 +77,6 @@ class RingReader:
         consumed = int(self._consumed[0])
         return [(position - consumed) // self._slot.itemsize for position in positions]
 
-    def kinds(self, start: int) -> npt.NDArray[np.uint16]:
-        """Kinds of the complete records from a position on, which stay."""
-        return self._kinds(self._complete(max(start, int(self._consumed[0]))))
-
     def peek(self, start: int, kinds: Sequence[Kind]) -> tuple[EventBatch, int]:
         """The complete records of some kinds from a position on, which stay; where to go on."""
         start = max(start, int(self._consumed[0]))

@@ -6,11 +6,10 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import select
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -25,6 +24,7 @@ from observe.collectors.docker_api import Identity
 from observe.collectors.inotify import InotifyCollector
 from observe.collectors.kernel_stacks import KernelStacks
 from observe.collectors.ring import RingReader
+from observe.collectors.waiting import Bell, readable
 from observe.engine import procfs
 from observe.errors import HostCannotError
 from observe.model import EventBatch, Header, Item, Kind, Note, NoteKind, Usage
@@ -46,8 +46,8 @@ FUNCTIONS, INOTIFY = "functions", "inotify"
 PROBES = (*SYSCALL_TRACEPOINTS, *TRACEPOINTS, FUNCTIONS, INOTIFY)
 #: How often the session wants to be polled: the ring holds seconds of a busy engine's events.
 POLL_SECONDS = 0.02
-#: How long events are left together in the ring: reading and correlating cost about the same for few as for many.
-_BATCH_SECONDS = 0.25
+#: How often, while events are left together in the ring, it is looked whether the rings fill.
+_FILLING_SECONDS = 0.04
 #: How long the last answers of the engine are waited for.
 _LAST_ANSWERS_SECONDS = 2.0
 _SECOND_NS = 1_000_000_000
@@ -71,9 +71,11 @@ class SessionOptions:
     statistics: bool = False
     #: Record what threads wait for while an operation is in flight.
     why: bool = False
-    #: How often, while events wait together, file events get their time, new directories are watched, and the engine is
-    #: asked for names before a container may be gone. Less than the correlator's patience with late file events.
-    look_seconds: float = 0.01
+    #: How long the file events of one moment gather before they get their time and new directories are watched. Less
+    #: than the correlator's patience with late file events.
+    gather_seconds: float = 0.01
+    #: How long events are left together in the ring: reading and correlating cost about the same for few as for many.
+    batch_seconds: float = 1.0
     #: Where compiled programs and resolved functions are kept; None: nowhere.
     cache: Path | None = None
 
@@ -94,6 +96,7 @@ class Session:
         self._functions: FunctionProbes | None = None
         self._sched: _Scheduler | None = None
         self._ring: RingReader | None = None
+        self._bell: Bell | None = None
         self._inotify: InotifyCollector | None = None
         self._containers: ContainerIdentities | None = None
         self._statistics: int | None = None
@@ -138,6 +141,7 @@ class Session:
                 compiled = build_image(self._options.cache, scheduler=self._options.why)
                 self._probes = EventProbes(compiled, self._options.ring_bytes, self._options.cache)
                 self._ring = RingReader(self._probes.ring, self._probes.ring_bytes)
+                self._bell = Bell(self._probes.ring)
                 targets = found.result() if found else None
             if self._options.inotify:
                 engine = self.engine
@@ -238,28 +242,41 @@ class Session:
 
         Events wake only a reader that has read all there was: poll before.
         """
-        if self._probes is None or self._ring is None:
+        if self._probes is None or self._ring is None or self._bell is None:
             readable(descriptors, timeout_seconds)
             return
         ring = self._probes.ring
-        if readable((*descriptors, ring), timeout_seconds) != {ring}:
-            return
-        looks, look_seconds = 0, self._options.look_seconds
-        while not self._is_filling(self._ring) and looks < _BATCH_SECONDS / look_seconds:
-            if readable(descriptors, look_seconds):
+        if readable((*descriptors, ring), timeout_seconds) == {ring}:
+            self._gather(self._ring, self._bell, descriptors)
+
+    def _gather(self, ring: RingReader, bell: Bell, descriptors: Sequence[int]) -> None:
+        """Leave events together, but look at what cannot wait for the poll."""
+        files = self._inotify.fileno() if self._inotify is not None else -1
+        sources = {bell.fileno(), files} - {-1}
+        end = time.monotonic() + self._options.batch_seconds
+        while not self._is_filling(ring) and (left_seconds := end - time.monotonic()) > 0:
+            ready = readable((*descriptors, *sources), min(left_seconds, _FILLING_SECONDS))
+            # A new directory is soon followed by what is made in it: one look for all of that.
+            if files in ready:
+                ready |= readable(descriptors, self._options.gather_seconds)
+            if not ready <= sources:
                 return
-            self._look(self._ring)
-            looks += 1
+            if files in ready:
+                self._look_at_files(ring)
+            if bell.fileno() in ready:
+                bell.answer()
+                self._look_for_containers(ring)
 
     def _is_filling(self, ring: RingReader) -> bool:
         return ring.is_filling or (self._sched is not None and self._sched.is_filling)
 
-    def _look(self, ring: RingReader) -> None:
-        """What cannot wait for the poll."""
+    def _look_at_files(self, ring: RingReader) -> None:
         if self._inotify is not None:
             self._inotify.collect()
             self._looks.append((boot_clock_ns(), ring.produced))
-        if self._containers is not None and np.any(ring.kinds(self._noticed) == Kind.API_RESPONSE):
+
+    def _look_for_containers(self, ring: RingReader) -> None:
+        if self._containers is not None:
             batch, self._noticed = ring.peek(self._noticed, WATCHED)
             self._containers.watch(batch)
 
@@ -290,7 +307,7 @@ class Session:
         if self._containers is None:
             return []
         found = self._containers.last(_LAST_ANSWERS_SECONDS) if last else self._containers.take()
-        return [Note(NoteKind.CONTAINER, now_ns, asdict(container)) for container in found]
+        return [Note(NoteKind.CONTAINER, now_ns, container.data()) for container in found]
 
     def losses(self) -> dict[str, int]:
         """Counters so far, by the names of `observe.model.Loss`."""
@@ -337,6 +354,8 @@ class Session:
             self._functions.close()
         if self._sched is not None:
             self._sched.close()
+        if self._bell is not None:
+            self._bell.close()
         if self._ring is not None:
             self._ring.close()
         if self._probes is not None:
@@ -349,7 +368,8 @@ class Session:
             os.close(self._statistics)
         self._statistics = None
         self._timed = 0
-        self._ring = self._probes = self._inotify = self._containers = self._functions = self._sched = None
+        self._ring = self._bell = self._probes = self._inotify = self._containers = None
+        self._functions = self._sched = None
 
     def __enter__(self) -> Self:
         """Itself."""
@@ -406,11 +426,3 @@ def merged(calls: EventBatch, files: EventBatch, times_ns: Sequence[int], places
     place = np.minimum(np.array([*places, len(calls)], dtype=np.int64)[look], len(calls))
     both = EventBatch.concat([calls, files])
     return EventBatch(np.insert(both.rows[: len(calls)], place, both.rows[len(calls) :]), both.strings)
-
-
-def readable(descriptors: Iterable[int], timeout_seconds: float) -> set[int]:
-    """Wait until one of them can be read; which ones can."""
-    waiting = select.poll()
-    for descriptor in descriptors:
-        waiting.register(descriptor, select.POLLIN)
-    return {descriptor for descriptor, _ in waiting.poll(timeout_seconds * 1000)}

@@ -39,7 +39,8 @@ HELP = "stay attached to a live dockerd: metrics for Prometheus, and a page of i
 
 _LISTEN = ("127.0.0.1", 9758)
 #: For days, it has to cost little: file events in directories that are new may be missed (they are counted).
-_LOOK_SECONDS = 0.04
+_GATHER_SECONDS = 0.04
+_BATCH_SECONDS = 0.25
 _SLOWER_THAN = "1s"
 #: Between two snapshots.
 _PUBLISH_SECONDS = 0.5
@@ -99,7 +100,8 @@ def run(args: argparse.Namespace) -> int:
         functions=not args.no_functions,
         configurations=args.keep is not None,
         statistics=True,
-        look_seconds=_LOOK_SECONDS,
+        gather_seconds=_GATHER_SECONDS,
+        batch_seconds=_BATCH_SECONDS,
         cache=cache_folder(),
     )
     with ExitStack() as stack:

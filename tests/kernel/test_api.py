@@ -12,6 +12,7 @@ import pytest
 from puppets import Puppet, call, wait_until_inside
 from watching import Watch
 
+from observe.collectors.waiting import Bell, readable
 from observe.model import Event, Kind, Mark
 from observe.probes.events import Role
 
@@ -345,3 +346,26 @@ def test_older_kernels_record_the_same(older_watch: Watch, puppet: Puppet, folde
     with ExitStack() as stack:
         older_watch.follow(puppet, Role.DOCKERD)
         test_one_connection_many_requests(older_watch, Engine(puppet, folder, stack))
+
+
+def test_an_answer_wakes_the_reader_while_other_events_still_wait(watch: Watch, engine: Engine, folder: Path) -> None:
+    def rings() -> bool:
+        """Whether the bell was rung since the last time; the kernel rings from an interrupt, at once."""
+        rung = bell.fileno() in readable((bell.fileno(),), 0.2)
+        bell.answer()
+        return rung
+
+    connection = engine.connect()
+    bell = Bell(watch.probes.ring)
+    try:
+        assert not rings()
+        connection.says(request("/containers/create"))
+        assert rings()  # the first event since all was read
+        for number in range(3):
+            assert engine.dockerd.call("mkdir", str(folder / f"d{number}").encode(), 0o755)["ret"] == 0
+        assert not rings()
+        connection.answers(response(201))
+        assert rings()
+    finally:
+        bell.close()
+    assert [event.kind for event in watch.events()] == [Kind.API_REQUEST, *3 * [Kind.MKDIR], Kind.API_RESPONSE]

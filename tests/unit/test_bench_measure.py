@@ -14,7 +14,7 @@ from observe.bench import measure
 from observe.bench.measure import Measurement
 from observe.bench.plan import Arm, Attach, Turn, arm_of_container, arms_of, container_name, turns_of
 from observe.bench.recordings import ArmRecordings, path_of
-from observe.collectors.session import readable
+from observe.collectors.waiting import readable
 from observe.errors import EngineGoneError, ObserveError
 from observe.model import Event, EventBatch, Header, Kind, Note, NoteKind
 from observe.recording import Recording

@@ -5,16 +5,17 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 from ringmemory import Memory
 from streams import DATA, container_id
 
-from observe.collectors import session as session_module
 from observe.collectors.containers import ContainerIdentities
 from observe.collectors.ring import RingReader
 from observe.collectors.session import Session, SessionOptions, boot_clock_ns, merged
+from observe.collectors.waiting import Bell
 from observe.model import Container, Event, EventBatch, Kind, NoteKind
 
 MS = 1_000_000
@@ -73,18 +74,20 @@ def ring():
 
 
 @pytest.fixture
-def attached(ring, monkeypatch):
+def attached(ring):
     """A session whose ring is written by the test; nothing is attached."""
-    monkeypatch.setattr(session_module, "_BATCH_SECONDS", 0.005)
-    # Always readable, as the ring is while something waits in it.
+    # Always readable, as the ring is while something waits in it; what is written rings the bell.
     reading, writing = os.pipe()
     os.write(writing, b"x")
-    session = Session(None, SessionOptions(look_seconds=0.001))
+    session = Session(None, SessionOptions(gather_seconds=0.001, batch_seconds=0.005))
     session._ring = RingReader(ring.descriptor, ring.ring_bytes)
     session._probes = Probes(reading)
+    session._bell = Bell(reading)
+    ring.wakes = writing
     session._containers = ContainerIdentities(Identity(), DATA, configurations=False)
     yield session
     session._containers.close()
+    session._bell.close()
     session._ring.close()
     for descriptor in (reading, writing):
         os.close(descriptor)
@@ -108,6 +111,9 @@ def test_names_are_asked_for_while_events_still_wait_and_once(attached, ring):
     assert asked(attached) == []  # dockerd has not answered yet: it may not know the container
     ring.produce(2, kind=Kind.API_RESPONSE)
     attached.wait(1)
+    assert asked(attached) == []  # nobody has rung
+    os.write(ring.wakes, b"x")
+    attached.wait(1)
     eventually(lambda: asked(attached) == [[first]])
     items = attached.poll()
     assert len(items[0]) == 2
@@ -126,18 +132,18 @@ def test_names_are_asked_for_while_events_still_wait_and_once(attached, ring):
 def test_file_events_stand_where_they_were_read(attached, ring):
     attached._inotify = Files()
     ring.produce(1)
-    attached._look(attached._ring)
+    attached._look_at_files(attached._ring)
     ring.produce(2)
     ring.produce(3)
-    attached._look(attached._ring)
+    attached._look_at_files(attached._ring)
     ring.produce(4)
     batch = attached.poll()[0]
     attached._inotify = None
     assert [event.path for event in batch] == ["/1", "/file0", "/2", "/3", "/file1", "/4", "/file2"]
 
 
-def test_a_ring_that_fills_is_read_at_once(attached, ring, monkeypatch):
-    monkeypatch.setattr(session_module, "_BATCH_SECONDS", 3600)
+def test_a_ring_that_fills_is_read_at_once(attached, ring):
+    attached._options = replace(attached._options, batch_seconds=3600)
     made = ring.room // 2
     for name in range(made):
         ring.produce(name)
@@ -145,8 +151,8 @@ def test_a_ring_that_fills_is_read_at_once(attached, ring, monkeypatch):
     assert len(attached.poll()[0]) == made
 
 
-def test_whoever_else_can_be_read_ends_the_wait(attached, ring, monkeypatch):
-    monkeypatch.setattr(session_module, "_BATCH_SECONDS", 3600)
+def test_whoever_else_can_be_read_ends_the_wait(attached, ring):
+    attached._options = replace(attached._options, batch_seconds=3600)
     ring.produce(1)
     attached.wait(3600, attached._probes.ring)
 
