@@ -71,9 +71,9 @@ class SessionOptions:
     statistics: bool = False
     #: Record what threads wait for while an operation is in flight.
     why: bool = False
-    #: How long the file events of one moment gather before they get their time and new directories are watched. Less
-    #: than the correlator's patience with late file events.
-    gather_seconds: float = 0.01
+    #: Between two looks at file events, which give them their time and watch new directories: what is made in these
+    #: before is missed, or comes without its time. Less than the correlator's patience with late file events.
+    pause_seconds: float = 0.002
     #: How long events are left together in the ring: reading and correlating cost about the same for few as for many.
     batch_seconds: float = 1.0
     #: Where compiled programs and resolved functions are kept; None: nowhere.
@@ -252,17 +252,19 @@ class Session:
     def _gather(self, ring: RingReader, bell: Bell, descriptors: Sequence[int]) -> None:
         """Leave events together, but look at what cannot wait for the poll."""
         files = self._inotify.fileno() if self._inotify is not None else -1
-        sources = {bell.fileno(), files} - {-1}
-        end = time.monotonic() + self._options.batch_seconds
-        while not self._is_filling(ring) and (left_seconds := end - time.monotonic()) > 0:
+        now = files_due = time.monotonic()
+        end = now + self._options.batch_seconds
+        while now < end and not self._is_filling(ring):
+            due = end if files < 0 else files_due
+            sources = (bell.fileno(), files) if now >= due else (bell.fileno(),)
+            left_seconds = min(end, due if due > now else end) - now
             ready = readable((*descriptors, *sources), min(left_seconds, _FILLING_SECONDS))
-            # A new directory is soon followed by what is made in it: one look for all of that.
-            if files in ready:
-                ready |= readable(descriptors, self._options.gather_seconds)
-            if not ready <= sources:
+            if not ready <= set(sources):
                 return
+            now = time.monotonic()
             if files in ready:
                 self._look_at_files(ring)
+                files_due = now + self._options.pause_seconds
             if bell.fileno() in ready:
                 bell.answer()
                 self._look_for_containers(ring)

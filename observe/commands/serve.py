@@ -38,8 +38,8 @@ NAME = "serve"
 HELP = "stay attached to a live dockerd: metrics for Prometheus, and a page of its operations"
 
 _LISTEN = ("127.0.0.1", 9758)
-#: For days, it has to cost little: file events in directories that are new may be missed (they are counted).
-_GATHER_SECONDS = 0.04
+#: See SessionOptions. For days, it has to cost little: more file events in directories that are new may be missed.
+_PAUSE_SECONDS = 0.01
 _BATCH_SECONDS = 0.25
 _SLOWER_THAN = "1s"
 #: Between two snapshots.
@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
         functions=not args.no_functions,
         configurations=args.keep is not None,
         statistics=True,
-        gather_seconds=_GATHER_SECONDS,
+        pause_seconds=_PAUSE_SECONDS,
         batch_seconds=_BATCH_SECONDS,
         cache=cache_folder(),
     )

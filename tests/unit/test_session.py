@@ -79,7 +79,7 @@ def attached(ring):
     # Always readable, as the ring is while something waits in it; what is written rings the bell.
     reading, writing = os.pipe()
     os.write(writing, b"x")
-    session = Session(None, SessionOptions(gather_seconds=0.001, batch_seconds=0.005))
+    session = Session(None, SessionOptions(pause_seconds=0.001, batch_seconds=0.005))
     session._ring = RingReader(ring.descriptor, ring.ring_bytes)
     session._probes = Probes(reading)
     session._bell = Bell(reading)
