@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Known delays below dockerd land in their phase, and are the cause: in a hook, in `runc init`, in iptables."""
+"""Known delays below dockerd land in their phase, and are the cause: in a hook, `runc init`, iptables, an fsync."""
 
 from __future__ import annotations
 
@@ -105,3 +105,54 @@ def test_a_delay_below_dockerd_is_the_cause(runs: list[dict[str, Any]], arm: str
         )
     plain = median([one for name in base for one in spent[name]])
     assert median(spent[arm]) - plain == pytest.approx(DELAY_MS * MS, rel=0.25), spent
+
+
+@pytest.fixture(scope="module")
+def flushed_slowly(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Starts on an engine that saves the state of containers in a file system which is slow for one arm."""
+    folder = tmp_path_factory.mktemp("flushed")
+    order = random.Random(0)  # noqa: S311 - repeatable on purpose
+    arms = [f"{arm}-{number}" for number in range(ROUNDS) for arm in order.sample((*PLAIN, "slow"), len(PLAIN) + 1)]
+    body = {"Image": "observe-tiny", "Cmd": ["true"], "HostConfig": {"NetworkMode": "none"}}
+    plan, path = folder / "plan.json", folder / "flushed.observe"
+    plan.write_text(json.dumps([(arm, body) for arm in arms]))
+    files = f"{sys.executable} {WORKLOADS / 'slow_files.py'}"
+    with pytest.MonkeyPatch.context() as patch:
+        start_dockerd_by(
+            'for word; do [ "$before" = --data-root ] && root=$word; before=$word; done\n'
+            # dockerd mounts over a root that is not shared.
+            'mkdir -p "$root/containers" && mount --bind "$root" "$root" && mount --make-shared "$root" || exit 1\n'
+            f'{files} "$root/containers" {DELAY_MS} &\n'
+            'until grep -q " $root/containers fuse" /proc/self/mounts; do kill -0 $! || exit 1; sleep 0.05; done\n'
+            f"export GOMAXPROCS=4\n{FIRST}",
+            folder,
+            patch,
+        )
+        with running_engine() as engine:
+            command = [sys.executable, str(WORKLOADS / "plan_client.py"), str(engine.socket), str(plan)]
+            record(engine, path, command, "--why")
+    found = runs_of(report(path, options=["--why"]), "start")
+    assert len(found) == len(arms)
+    return found
+
+
+def test_a_slow_fsync_lands_in_its_phase(flushed_slowly: list[dict[str, Any]]) -> None:
+    found = samples(flushed_slowly)
+    moved, noise = moved_ns(found, "slow", PLAIN), noise_ns(found, PLAIN)
+    phase = "start.save_state"
+    assert moved[phase] == pytest.approx(DELAY_MS * MS, abs=max(3 * MS, 1.5 * noise[phase])), (moved, noise)
+    assert max(moved, key=lambda one: moved[one]) == phase
+
+
+def test_a_slow_fsync_is_the_cause(flushed_slowly: list[dict[str, Any]]) -> None:
+    spent: dict[str, list[int]] = defaultdict(list)
+    for run in flushed_slowly:
+        causes = {cause["id"]: cause for cause in run["causes"]}
+        arm = run["container_name"].rpartition("-")[0]
+        spent[arm].append(causes["container_state_sync"]["duration_ns"] if "container_state_sync" in causes else 0)
+        if arm == "slow":
+            assert "fsync" in causes["container_state_sync"]["text"]
+            (saved,) = [phase for phase in run["phases"] if phase["id"] == "start.save_state"]
+            assert saved["time"]["blocked_ns"]["disk"] > 0.75 * DELAY_MS * MS
+    plain = median([one for name in PLAIN for one in spent[name]])
+    assert median(spent["slow"]) - plain == pytest.approx(DELAY_MS * MS, rel=0.25), spent
