@@ -39,7 +39,7 @@ HELP = "stay attached to a live dockerd: metrics for Prometheus, and a page of i
 
 _LISTEN = ("127.0.0.1", 9758)
 #: See SessionOptions. For days, it has to cost little: more file events in directories that are new may be missed.
-_PAUSE_SECONDS = 0.01
+_PAUSE_SECONDS = 0.04
 _BATCH_SECONDS = 0.25
 _SLOWER_THAN = "1s"
 #: Between two snapshots.
