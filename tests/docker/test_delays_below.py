@@ -18,6 +18,7 @@ from recorded import record, report, runs_of
 from slow_engine import FIRST, WORKLOADS, installed, start_dockerd_by
 
 ROUNDS = 12
+FLUSHES = 8
 DELAY_MS = 20
 MS = 1_000_000
 PLAIN = ("plain", "again")
@@ -112,7 +113,7 @@ def flushed_slowly(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, A
     """Starts on an engine that saves the state of containers in a file system which is slow for one arm."""
     folder = tmp_path_factory.mktemp("flushed")
     order = random.Random(0)  # noqa: S311 - repeatable on purpose
-    arms = [f"{arm}-{number}" for number in range(ROUNDS) for arm in order.sample((*PLAIN, "slow"), len(PLAIN) + 1)]
+    arms = [f"{arm}-{number}" for number in range(FLUSHES) for arm in order.sample((*PLAIN, "slow"), len(PLAIN) + 1)]
     body = {"Image": "observe-tiny", "Cmd": ["true"], "HostConfig": {"NetworkMode": "none"}}
     plan, path = folder / "plan.json", folder / "flushed.observe"
     plan.write_text(json.dumps([(arm, body) for arm in arms]))
