@@ -47,6 +47,7 @@ class ContainerIdentities:
         self._configurations = ThreadPoolExecutor(1, thread_name_prefix="configurations")
         self._asked: list[Future[list[Container]]] = []
         self._inspected: dict[Future[Container | None], _Inspect] = {}
+        self._found: list[Container] = []
 
     def watch(self, batch: EventBatch) -> None:
         """Note new containers; ask for them once dockerd has answered somebody."""
@@ -72,17 +73,21 @@ class ContainerIdentities:
             self._asked.append(self._names.submit(self._identity.names_of, list(self._unknown)))
             self._unknown = {text: tries + 1 for text, tries in self._unknown.items() if tries + 1 < _TRIES}
 
-    def take(self) -> list[Container]:
-        """What has become known since the last call: a container's names first, all of it later."""
+    def advance(self) -> None:
+        """Ask for the configurations of those whose names have become known, before they may be gone."""
         named, self._asked = _done(self._asked)
-        found = []
         for container in (container for future in named for container in future.result()):
             if container.id in self._known:
                 continue
             self._remember(container)
-            found.append(container)
+            self._found.append(container)
             if self._wants_configurations and len(self._inspected) < _WAITING:
                 self._inspect(_Inspect(container.id))
+
+    def take(self) -> list[Container]:
+        """What has become known since the last call: a container's names first, all of it later."""
+        self.advance()
+        found, self._found = self._found, []
         return found + self._configured()
 
     def _inspect(self, inspect: _Inspect) -> None:

@@ -19,11 +19,11 @@ from observe.model import Header, Item, Usage
 #: How often an engine is looked for: it must be found well within 2 s of its readiness.
 _SEARCH_SECONDS = 0.25
 #: Between attempts to attach to an engine that is there: doubled each time, up to the second one.
-_RETRY_SECONDS = (1.0, 30.0)
+_RETRY_SECONDS = (0.25, 30.0)
 #: How often the programs on disk are looked at, and a containerd that is missing is looked for.
 _CHECK_SECONDS = 2.0
 #: Without events: how often file events are read (their queue holds 16,384) and counters looked at.
-IDLE_SECONDS = 0.25
+IDLE_SECONDS = 0.5
 _ENDED = "the engine has ended: waiting for it to come back"
 
 

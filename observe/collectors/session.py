@@ -268,6 +268,8 @@ class Session:
             if bell.fileno() in ready:
                 bell.answer()
                 self._look_for_containers(ring)
+            if self._containers is not None:
+                self._containers.advance()
 
     def _is_filling(self, ring: RingReader) -> bool:
         return ring.is_filling or (self._sched is not None and self._sched.is_filling)

@@ -181,6 +181,19 @@ def test_a_look_may_have_seen_calls_that_are_not_over():
     assert [event.path for event in merged(calls, files, [3], [5])] == ["c", "f"]
 
 
+def test_configurations_are_asked_for_while_events_still_wait(attached, ring):
+    busy = Busy(0)
+    attached._containers.close()
+    attached._containers = ContainerIdentities(busy, DATA)
+    ring.produce(1, kind=Kind.MKDIRAT, path=f"{DATA}/containers/{container_id(1)}")
+    ring.produce(2, kind=Kind.API_RESPONSE)
+    attached.wait(1)
+    eventually(lambda: all(future.done() for future in attached._containers._asked))
+    attached.wait(1)
+    eventually(lambda: busy.inspected == [container_id(1)])
+    assert [container.id for container in attached._containers.take()][:1] == [container_id(1)]
+
+
 class Busy(Identity):
     """An engine that does not inspect while a container is being started."""
 
