@@ -22,14 +22,18 @@ class Programs:
         self._role = role
         self._parents: dict[int, int] = {}
         self._execs: dict[int, list[tuple[int, str]]] = {}
+        #: What the kernel calls each process, for those whose program began before the operation.
+        self._comms: dict[int, str] = {}
         for row in rows:
+            if row.comm:
+                self._comms.setdefault(row.pid, row.comm)
             if row.kind == Kind.SCHED_PROCESS_FORK:
                 self._parents[row.ret] = row.pid
             elif row.kind == Kind.SCHED_PROCESS_EXEC:
                 self._execs.setdefault(row.pid, []).append((row.time_ns, _label(row)))
 
     def at(self, pid: int, time_ns: int) -> str:
-        """The program of a process at a moment; before its own first one, its parent's."""
+        """The program of a process at a moment; before its own first one, its parent's; "" if nothing tells."""
         for _ in range(len(self._parents) + 1):
             role = self._role(pid)
             if role != "child":
@@ -41,7 +45,7 @@ class Programs:
             if pid not in self._parents:
                 break
             pid = self._parents[pid]
-        return ""
+        return self._comms.get(pid, "")
 
     @property
     def processes(self) -> frozenset[int]:
