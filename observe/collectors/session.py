@@ -75,7 +75,7 @@ class SessionOptions:
     #: before is missed, or comes without its time. Less than the correlator's patience with late file events.
     pause_seconds: float = 0.002
     #: How long events are left together in the ring: reading and correlating cost about the same for few as for many.
-    batch_seconds: float = 1.0
+    batch_seconds: float = 0.25
     #: Where compiled programs and resolved functions are kept; None: nowhere.
     cache: Path | None = None
 
