@@ -296,10 +296,11 @@ class Session:
         batch = complete_arguments(self._ring.drain(), with_values=self._options.with_values)
         if len(batch) and self._containers:
             self._containers.watch(EventBatch(batch.rows[max(noticed, 0) :], batch.strings))
-        if len(batch) or len(files):
-            items.append(merged(batch, files, [time_ns for time_ns, _ in looks], places))
+        # Drained after the calls but told before them: a run that these finish has all of its waits.
         if self._sched is not None and len(waits := self._sched.drain()):
             items.append(waits)
+        if len(batch) or len(files):
+            items.append(merged(batch, files, [time_ns for time_ns, _ in looks], places))
         now_ns = boot_clock_ns()
         items += self._identities(now_ns, last=False)
         if now_ns >= self._losses_due_ns:

@@ -190,7 +190,6 @@ class _Recorder:
             if isinstance(item, EventBatch):
                 self.events += len(item)
                 self.operations += int(np.count_nonzero(item.rows["kind"] == Kind.API_RESPONSE))
-        self.writer.flush()  # it has waited in the ring as long as may be lost
         self.writer.flush_if_due(boot_clock_ns())
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:

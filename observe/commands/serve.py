@@ -40,7 +40,6 @@ HELP = "stay attached to a live dockerd: metrics for Prometheus, and a page of i
 _LISTEN = ("127.0.0.1", 9758)
 #: See SessionOptions. For days, it has to cost little: more file events in directories that are new may be missed.
 _PAUSE_SECONDS = 0.04
-_BATCH_SECONDS = 0.25
 _SLOWER_THAN = "1s"
 #: Between two snapshots.
 _PUBLISH_SECONDS = 0.5
@@ -101,7 +100,6 @@ def run(args: argparse.Namespace) -> int:
         configurations=args.keep is not None,
         statistics=True,
         pause_seconds=_PAUSE_SECONDS,
-        batch_seconds=_BATCH_SECONDS,
         cache=cache_folder(),
     )
     with ExitStack() as stack:

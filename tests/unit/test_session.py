@@ -142,6 +142,16 @@ def test_file_events_stand_where_they_were_read(attached, ring):
     assert [event.path for event in batch] == ["/1", "/file0", "/2", "/3", "/file1", "/4", "/file2"]
 
 
+def test_what_threads_waited_for_comes_before_the_calls_that_may_finish_a_run(attached, ring):
+    waits = EventBatch.of([Event(3, Kind.SCHED_SWITCH, pid=1)])
+    attached._sched = SimpleNamespace(drain=lambda: waits, probes=SimpleNamespace(misses=lambda: 0))
+    ring.produce(1)
+    first, second = attached.poll()[:2]
+    attached._sched = None
+    assert first is waits
+    assert [event.path for event in second] == ["/1"]
+
+
 def test_a_ring_that_fills_is_read_at_once(attached, ring):
     attached._options = replace(attached._options, batch_seconds=3600)
     made = ring.room // 2
