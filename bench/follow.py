@@ -59,7 +59,7 @@ def main() -> int:
             row("memory, MB", [memory_mb(server)])
             clients.kill()
         row("series", [float(len(server.series()))])
-        remove(engine)
+        set_aside(engine)
         row("attached after a restart, s", restarts_seconds(engine, server, folder, args.restarts))
         row("memory, MB", [memory_mb(server)])
         counted = server.total("observe_operation_duration_seconds_count", operation="start", outcome="ok")
@@ -103,7 +103,7 @@ def restarts_seconds(engine: Engine, server: Serving, folder: Path, count: int) 
             eventually(lambda n=before: attachments(server) > n)  # type: ignore[misc]
             taken.append(time.monotonic() - started)
             clients.kill()
-        remove(engine)
+        set_aside(engine)
     return taken
 
 
@@ -112,10 +112,11 @@ def attachments(server: Serving) -> int:
     return server.log.read_text(encoding="utf-8").count("attached to dockerd")
 
 
-def remove(engine: Engine) -> None:
-    """All containers, as clients left them; their names are needed again."""
+def set_aside(engine: Engine) -> None:
+    """Containers as clients left them: their names are needed again, and after a SIGKILL not all can be removed."""
     for container in engine.client.containers.list(all=True):
-        container.remove(force=True)
+        if not container.name.startswith("left-"):
+            container.rename(f"left-{container.short_id}")
 
 
 if __name__ == "__main__":
