@@ -18,6 +18,7 @@ import numpy as np
 Samples = Mapping[str, Mapping[str, Sequence[int]]]
 
 _SPLITS = 400
+_RESAMPLES = 200
 
 
 def samples(runs: Sequence[Mapping[str, Any]]) -> Samples:
@@ -39,6 +40,17 @@ def moved_ns(found: Samples, arm: str, plain: Sequence[str]) -> dict[str, float]
 def shift_ns(times: Sequence[int], plain: Sequence[int]) -> float:
     """The median of all differences between two samples: half as uncertain as the difference of their medians."""
     return float(np.median(np.subtract.outer(np.array(times), np.array(plain))))
+
+
+def uncertainty_ns(times: Sequence[int], plain: Sequence[int]) -> float:
+    """Half of the 95% interval of their shift, bootstrapped: how far chance alone may have moved it."""
+    generator = np.random.default_rng(0)
+
+    def again(sample: Sequence[int]) -> list[int]:
+        return [int(one) for one in generator.choice(np.array(sample), len(sample))]
+
+    low, high = np.percentile([shift_ns(again(times), again(plain)) for _ in range(_RESAMPLES)], (2.5, 97.5))
+    return float(high - low) / 2
 
 
 def noise_ns(found: Samples, plain: Sequence[str]) -> dict[str, float]:

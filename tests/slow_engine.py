@@ -55,7 +55,7 @@ def slow_runtime(folder: Path, name: str) -> Path:
 
 
 @contextmanager
-def slow_plugin(folder: Path, milliseconds: int, patch: pytest.MonkeyPatch) -> Iterator[Path]:
+def slow_plugin(folder: Path, short_ms: int, long_ms: int, patch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A plugin that the next private engine knows as PLUGIN; gives the file of what it says of its waits."""
     delays, volumes, channel = folder / "plugin.delays", folder / "volumes", folder / "plugin.sock"
     volumes.mkdir()
@@ -65,7 +65,8 @@ def slow_plugin(folder: Path, milliseconds: int, patch: pytest.MonkeyPatch) -> I
     start_dockerd_by(
         f"mkdir -p {Path(spec).parent} && echo unix://{channel} > {spec}; export GOMAXPROCS=4; {FIRST}", folder, patch
     )
-    command = [sys.executable, str(WORKLOADS / "slow_plugin.py"), *map(str, (channel, volumes, delays, milliseconds))]
+    arguments = map(str, (channel, volumes, delays, short_ms, long_ms))
+    command = [sys.executable, str(WORKLOADS / "slow_plugin.py"), *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None

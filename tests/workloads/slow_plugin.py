@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A volume plugin and authorization plugin for dockerd that is slow where a name says so.
 
-    slow_plugin.py SOCKET FOLDER DELAYS MILLISECONDS
+    slow_plugin.py SOCKET FOLDER DELAYS SHORT LONG
 
-It waits before it answers VolumeDriver.Mount of a volume whose name begins with "slow", and before it allows a
-POST …/containers/create whose container's name begins with "authorization". Each wait adds a JSON line to DELAYS:
-{"what": "mount" or "authorization", "delay_ns"}. Every volume is FOLDER. It says "up" when it listens.
+It waits before it answers VolumeDriver.Mount, LONG milliseconds for a volume whose name begins with "slow", and before
+it allows a POST …/containers/create, LONG for a container whose name begins with "authorization"; for all others SHORT.
+Each wait adds a JSON line to DELAYS: {"what": "mount" or "authorization", "long": whether it was, "delay_ns"}. Every
+volume is FOLDER. It says "up" when it listens.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ class Plugin(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     folder: Path
     delays: Path
-    seconds: float
+    #: Short and long.
+    seconds: tuple[float, float]
     volumes: set[str]
     lock = threading.Lock()
 
@@ -51,8 +53,9 @@ class Plugin(BaseHTTPRequestHandler):
             case "Plugin.Activate":
                 answer = {"Implements": ["VolumeDriver", "authz"]}
             case "AuthZPlugin.AuthZReq" | "AuthZPlugin.AuthZRes" as which:
-                if which.endswith("Req") and _creates(request, "authorization"):
-                    self.wait("authorization")
+                created = _created(request) if which.endswith("Req") else None
+                if created is not None:
+                    self.wait("authorization", long=created.startswith("authorization"))
                 answer = {"Allow": True}
             case "VolumeDriver.Capabilities":
                 answer = {"Capabilities": {"Scope": "local"}}
@@ -65,36 +68,35 @@ class Plugin(BaseHTTPRequestHandler):
             case "VolumeDriver.Get":
                 answer = {"Volume": volume} if name in self.volumes else {"Err": "no such volume"}
             case "VolumeDriver.Mount" | "VolumeDriver.Path" as which:
-                if which.endswith("Mount") and name.startswith("slow"):
-                    self.wait("mount")
+                if which.endswith("Mount"):
+                    self.wait("mount", long=name.startswith("slow"))
                 answer = volume
         return answer
 
-    def wait(self, what: str) -> None:
+    def wait(self, what: str, *, long: bool) -> None:
         """Be slow, and say how slow it was."""
         start_ns = time.monotonic_ns()
-        time.sleep(self.seconds)
+        time.sleep(self.seconds[long])
         delay_ns = time.monotonic_ns() - start_ns
         with self.lock, self.delays.open("a", encoding="ascii") as file:
-            file.write(json.dumps({"what": what, "delay_ns": delay_ns}) + "\n")
+            file.write(json.dumps({"what": what, "long": long, "delay_ns": delay_ns}) + "\n")
 
     def log_message(self, *_: object) -> None:
         """A unix socket's client has no address to log."""
 
 
-def _creates(request: dict[str, Any], prefix: str) -> bool:
-    """Whether an API request makes a container with such a name."""
+def _created(request: dict[str, Any]) -> str | None:
+    """The name of the container that an API request makes, if it makes one."""
     target = urlsplit(request["RequestUri"])
     if request["RequestMethod"] != "POST" or not target.path.endswith("/containers/create"):
-        return False
-    name: str = parse_qs(target.query).get("name", [""])[0]
-    return name.startswith(prefix)
+        return None
+    return parse_qs(target.query).get("name", [""])[0]
 
 
 def main() -> None:
     """Serve until killed."""
-    path, folder, delays, milliseconds = sys.argv[1:]
-    Plugin.folder, Plugin.delays, Plugin.seconds = Path(folder), Path(delays), int(milliseconds) / 1_000
+    path, folder, delays, short, long = sys.argv[1:]
+    Plugin.folder, Plugin.delays, Plugin.seconds = Path(folder), Path(delays), (int(short) / 1_000, int(long) / 1_000)
     Plugin.volumes = set()
     with ThreadingUnixStreamServer(path, Plugin) as server:
         server.daemon_threads = True
