@@ -17,8 +17,8 @@ from engines import running_engine
 from recorded import record, report, runs_of
 from slow_engine import FIRST, WORKLOADS, installed, start_dockerd_by
 
-ROUNDS = 12
-FLUSHES = 8
+ROUNDS = 8
+FLUSHES = 6
 DELAY_MS = 20
 MS = 1_000_000
 PLAIN = ("plain", "again")

@@ -19,7 +19,7 @@ def test_prometheus_knows_what_the_load_made_and_what_dockerd_says_of_it(
         pytest.skip(reason)
     engine = new_engine(*ENGINE_OPTIONS)
     with watched(engine, tmp_path) as (server, prometheus):
-        found = prove(engine, server, prometheus, 30)
+        found = prove(engine, server, prometheus, 20)
     assert found.lost == 0, found
     assert found.failed_scrapes == 0
     for operation in OPERATIONS:
