@@ -223,15 +223,13 @@ def test_answers_have_strict_headers_and_may_be_compressed():
         assert request(server, path="/?x=1")[0].status == 200
 
 
-@pytest.mark.parametrize(
-    ("host", "status"),
-    [("127.0.0.1:9758", 200), ("localhost", 200), ("[::1]:9", 200), ("evil.example", 421), ("[", 421), ("", 200)],
-)
-def test_a_web_page_of_another_name_cannot_read_it(host, status):
+def test_a_web_page_of_another_name_cannot_read_it():
+    allowed, forbidden = ("127.0.0.1:9758", "localhost", "[::1]:9", ""), ("evil.example", "[")
     with served(snapshot_of()) as server:
-        assert request(server, Host=host)[0].status == status
+        assert [request(server, Host=host)[0].status for host in allowed] == [200] * len(allowed)
+        assert [request(server, Host=host)[0].status for host in forbidden] == [421] * len(forbidden)
     with served(snapshot_of(), any_host=True) as server:
-        assert request(server, Host=host)[0].status == 200
+        assert {request(server, Host=host)[0].status for host in (*allowed, *forbidden)} == {200}
 
 
 def test_a_port_that_is_taken_is_said_in_one_line():
