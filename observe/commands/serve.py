@@ -27,7 +27,7 @@ from observe.exporter.sinks import Sink
 from observe.exporter.site import OperationPage, Site
 from observe.exporter.snapshot import Condition
 from observe.exporter.traces import TraceSink
-from observe.host import systemd
+from observe.host import memory, systemd
 from observe.model import Item, Note, NoteKind
 from observe.phases import load
 from observe.probes.attach import DEFAULT_RING_BYTES
@@ -102,6 +102,7 @@ def run(args: argparse.Namespace) -> int:
         pause_seconds=_PAUSE_SECONDS,
         cache=cache_folder(),
     )
+    memory.give_back()
     with ExitStack() as stack:
         stop = stack.enter_context(_stop_signals())
         sinks: list[Sink] = []
