@@ -181,8 +181,8 @@ ROUNDS = 20
 ADDED_ROUNDS = 10
 MAX_ROUNDS = 60
 TOLERANCE_NS = 2 * MS
-#: Every place waits in every arm, one for long: what follows a sleep is slower by up to 1.7 ms here, however long it was,
-#: and that is no part of the delay.
+#: Every place waits in every arm, one for long: what follows a sleep is slower by up to 1.7 ms here, however long that
+#: was, which is no part of the delay.
 SHORT_MS, LONG_MS = 10, 30
 DELAY_NS = (LONG_MS - SHORT_MS) * MS
 PLAIN = ("plain", "again")
