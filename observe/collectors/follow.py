@@ -98,13 +98,14 @@ class EngineFollower:
             return False
         self._check_due = now + _CHECK_SECONDS
         engine = self.session.engine
-        return _programs(engine) != self._programs or self._has_another_containerd(engine)
+        containerd = engine.containerd_pid
+        ended = containerd is not None and not _runs(containerd)
+        # An engine that shuts down has lost it, and with it the way to its programs; it still answers.
+        if not ended and _programs(engine) != self._programs:
+            return True
+        return (ended or containerd is None) and self._has_another_containerd(engine)
 
     def _has_another_containerd(self, engine: engines.Engine) -> bool:
-        if engine.containerd_pid is not None:
-            process = procfs.process(engine.containerd_pid)
-            if process is not None and process.state not in "ZX":
-                return False
         try:
             return engines.find_engine(self._docker_host).containerd_pid not in (None, engine.containerd_pid)
         except ObserveError:
@@ -138,6 +139,11 @@ class EngineFollower:
         if self._dockerd is not None:
             os.close(self._dockerd)
         self._dockerd = None
+
+
+def _runs(pid: int) -> bool:
+    process = procfs.process(pid)
+    return process is not None and process.state not in "ZX"
 
 
 def _process_descriptor(engine: engines.Engine) -> int:
