@@ -135,7 +135,12 @@ class KeptConnection:
         with self._lock:
             kept = self._connection
             if kept is not None and not _was_closed(kept):
-                return self._ask(kept, path)
+                try:
+                    return self._ask(kept, path)
+                except HostCannotError as error:
+                    # It may have hung up just now, before it read the question.
+                    if self._closed or not isinstance(error.__cause__, (http.client.HTTPException, ConnectionError)):
+                        raise
             self._drop()
             self._connection = self._stack.enter_context(connect(self._target, self._timeout_seconds))
             if self._closed:  # meanwhile

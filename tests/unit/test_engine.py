@@ -177,6 +177,14 @@ MISSING = b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}"
 LAST = OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
 
 
+def test_a_kept_connection_that_is_lost_with_the_question_is_opened_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(api, "_was_closed", lambda _: False)  # it hangs up after we have looked
+    engine = Talkative(tmp_path / "s", [OK, OK])
+    kept = api.KeptConnection(api.address(f"unix://{tmp_path}/s"), 60)
+    with closing(engine), closing(kept):
+        assert [kept.ask("/x").status for _ in range(4)] == [200] * 4
+
+
 @pytest.mark.parametrize(
     ("answers", "connections"),
     [
