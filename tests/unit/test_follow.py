@@ -3,6 +3,8 @@
 
 import os
 import subprocess
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -19,6 +21,9 @@ def containerd(tmp_path):
     for program in ("runc", "containerd-shim-runc-v2"):
         (tmp_path / program).write_text("#!/bin/sh\n")
     with subprocess.Popen(["/bin/sleep", "600"], env={"PATH": str(tmp_path)}) as process:
+        deadline = time.monotonic() + 60
+        while not Path(f"/proc/{process.pid}/environ").read_bytes():  # for a moment a new program has none
+            assert time.monotonic() < deadline
         yield process
         process.kill()
 
