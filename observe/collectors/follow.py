@@ -99,9 +99,10 @@ class EngineFollower:
         self._check_due = now + _CHECK_SECONDS
         engine = self.session.engine
         containerd = engine.containerd_pid
+        programs = _programs(engine)
+        # Looked at last: an engine that shuts down loses it, and so the way to its programs, but still answers.
         ended = containerd is not None and not _runs(containerd)
-        # An engine that shuts down has lost it, and with it the way to its programs; it still answers.
-        if not ended and _programs(engine) != self._programs:
+        if not ended and programs != self._programs:
             return True
         return (ended or containerd is None) and self._has_another_containerd(engine)
 
@@ -142,8 +143,8 @@ class EngineFollower:
 
 
 def _runs(pid: int) -> bool:
-    process = procfs.process(pid)
-    return process is not None and process.state not in "ZX"
+    # Its arguments go with its memory, before it is a zombie.
+    return bool(procfs.arguments(pid))
 
 
 def _process_descriptor(engine: engines.Engine) -> int:
