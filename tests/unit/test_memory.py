@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What was freed is given back to the system."""
 
+import argparse
 import platform
 import subprocess
 import sys
 
 import pytest
+
+from observe.commands import serve
 
 BLOCKS = """
 import re, sys, threading
@@ -38,3 +41,18 @@ def left_bytes(*arguments: str) -> int:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
 def test_freed_blocks_are_given_back():
     assert left_bytes("give back") < 5_000_000 < left_bytes("nothing")
+
+
+def test_serve_does_so_before_it_listens(monkeypatch):
+    class AskedError(Exception):
+        pass
+
+    def asked():
+        raise AskedError
+
+    parser = argparse.ArgumentParser()
+    serve.configure(parser)
+    monkeypatch.setattr(serve.host, "require", lambda _: None)
+    monkeypatch.setattr(serve.memory, "give_back", asked)
+    with pytest.raises(AskedError):
+        serve.run(parser.parse_args(["--listen", "127.0.0.1:0"]))
