@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag, StrEnum
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -206,11 +207,15 @@ class EventBatch:
 
     def compacted(self) -> EventBatch:
         """The same events, without strings that none of them has."""
-        used = np.unique(np.concatenate([[0], *(self.rows[name] for name in STRING_COLUMNS)]))
+        used = np.zeros(len(self.strings), dtype=np.bool_)
+        used[0] = True
+        for name in STRING_COLUMNS:
+            used[self.rows[name]] = True
+        place = np.cumsum(used, dtype="<u4") - 1
         rows = self.rows.copy()
         for name in STRING_COLUMNS:
-            rows[name] = np.searchsorted(used, rows[name])
-        return EventBatch(rows, tuple(self.strings[index] for index in used.tolist()))
+            rows[name] = place[rows[name]]
+        return EventBatch(rows, tuple(compress(self.strings, used.tolist())))
 
     @classmethod
     def of(cls, events: Iterable[Event]) -> EventBatch:

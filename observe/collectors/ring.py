@@ -2,15 +2,15 @@
 """Read a BPF ring buffer of fixed-size records in one piece, without a callback an event.
 
 Layout (kernel/bpf/ringbuf.c): page 0 holds the consumer's position and is writable, page 1 the producer's,
-then the data (mapped twice by the kernel; we map it once and copy two pieces at the wrap). A record has an
-8-byte header: length with a busy bit (31) and a discard bit (30), and starts on a multiple of 8.
+then the data twice, so that what wraps around lies in one piece. A record has an 8-byte header: length with a
+busy bit (31) and a discard bit (30), and starts on a multiple of 8.
 """
 
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from observe.model import EventBatch, Kind
 from observe.probes.layout import RECORD_DTYPE, decode
 
+_T = TypeVar("_T")
 _HEADER_BYTES = 8
 _BUSY = 1 << 31
 #: What part of the ring may be in use before a reader should not wait any longer.
@@ -37,11 +38,9 @@ class RingReader:
         """Map the ring; `record`: what every record of it looks like. Raises OSError if the kernel refuses."""
         page = mmap.PAGESIZE
         self._slot = _slot(record)
-        fields: Any = record.fields
-        self._kind_offset = _HEADER_BYTES + fields["kind"][1]
         self._ring_bytes = ring_bytes
         self._consumer = mmap.mmap(descriptor, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-        self._producer = mmap.mmap(descriptor, page + ring_bytes, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
+        self._producer = mmap.mmap(descriptor, page + 2 * ring_bytes, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
         self._data = np.frombuffer(self._producer, dtype=np.uint8, offset=page)
         # Not by struct: it goes byte by byte, and the kernel takes half a position for a full ring.
         self._consumed = np.frombuffer(self._consumer, dtype=np.uint64, count=1)
@@ -59,18 +58,18 @@ class RingReader:
 
     def drain(self) -> EventBatch:
         """Everything that is complete, as events in the order in which the kernel reserved them."""
-        return decode(self.records())
+        return self.read(decode)
 
-    def records(self) -> npt.NDArray[Any]:
-        """Everything that is complete, shape (n,), in the order in which the kernel reserved it."""
+    def read(self, made_of: Callable[[npt.NDArray[Any]], _T]) -> _T:
+        """What a function makes of the records that are complete, shape (n,), in the order in which they were reserved.
+
+        They lie in the ring, which the kernel overwrites afterwards: nothing of what it returns may refer to them.
+        """
         consumed = int(self._consumed[0])
-        starts = self._complete(consumed)
-        if not len(starts):
-            return np.empty(0, dtype=self._slot)["record"]
-        slots = self._copy(consumed, len(starts) * self._slot.itemsize).view(self._slot)
-        self._advance(consumed + len(slots) * self._slot.itemsize)
-        records: npt.NDArray[Any] = slots["record"]
-        return records
+        slots = self._complete(consumed)
+        made = made_of(slots["record"])
+        self._advance(consumed + slots.nbytes)
+        return made
 
     def places(self, positions: Iterable[int]) -> list[int]:
         """How many of the records that wait now lie before each position."""
@@ -80,33 +79,20 @@ class RingReader:
     def peek(self, start: int, kinds: Sequence[Kind]) -> tuple[EventBatch, int]:
         """The complete records of some kinds from a position on, which stay; where to go on."""
         start = max(start, int(self._consumed[0]))
-        starts = self._complete(start)
-        chosen = starts[np.isin(self._kinds(starts), kinds)]
-        slots = self._data[(chosen[:, None] + np.arange(self._slot.itemsize)) % self._ring_bytes].view(self._slot)
-        return decode(slots["record"].reshape(-1)), start + len(starts) * self._slot.itemsize
+        slots = self._complete(start)
+        records = slots["record"]
+        return decode(records[np.isin(records["kind"], kinds)]), start + slots.nbytes
 
-    def _kinds(self, starts: npt.NDArray[np.int64]) -> npt.NDArray[np.uint16]:
-        found: npt.NDArray[np.uint16] = self._data.view("<u2")[(starts + self._kind_offset) % self._ring_bytes // 2]
-        return found
-
-    def _complete(self, start: int) -> npt.NDArray[np.int64]:
-        """Where in the ring the records lie that are complete, from a position on."""
-        starts = (
-            start % self._ring_bytes + np.arange(0, self.produced - start, self._slot.itemsize)
-        ) % self._ring_bytes
-        # Before the copy, which may read a record's end before its header.
-        busy = np.flatnonzero(self._data.view("<u4")[starts // 4] & _BUSY)
-        return starts[: busy[0]] if len(busy) else starts  # a program on another CPU still writes: the rest waits
+    def _complete(self, start: int) -> npt.NDArray[Any]:
+        """The slots that are complete, from a position on, as they lie in the ring."""
+        offset, size = start % self._ring_bytes, self._slot.itemsize
+        waiting = (self.produced - start) // size * size
+        slots: npt.NDArray[Any] = self._data[offset : offset + waiting].view(self._slot)
+        busy = np.flatnonzero(slots["header"] & _BUSY)
+        return slots[: busy[0]] if len(busy) else slots  # a program on another CPU still writes: the rest waits
 
     def _advance(self, consumed: int) -> None:
         self._consumed[0] = consumed
-
-    def _copy(self, start: int, length: int) -> npt.NDArray[Any]:
-        offset = start % self._ring_bytes
-        first = self._data[offset : offset + length]
-        if len(first) == length:
-            return first.copy()
-        return np.concatenate([first, self._data[: length - len(first)]])
 
     def close(self) -> None:
         """Unmap."""

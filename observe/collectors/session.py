@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from observe import __version__
 from observe import engine as engines
@@ -409,7 +410,9 @@ class _Scheduler:
 
     def drain(self) -> EventBatch:
         """What has arrived."""
-        records = self._ring.records()
+        return self._ring.read(self._decode)
+
+    def _decode(self, records: npt.NDArray[Any]) -> EventBatch:
         is_switch = records["kind"] == Kind.SCHED_SWITCH
         return self._decoder.decode(records, self._stacks.texts(set(records["stack"][is_switch].tolist())))
 

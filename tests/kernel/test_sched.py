@@ -7,7 +7,9 @@ import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy.typing as npt
 import pytest
 from puppets import Puppet, wait_until
 from uapi import numbers
@@ -17,7 +19,7 @@ from observe.collectors.kernel_stacks import KernelStacks
 from observe.collectors.ring import RingReader
 from observe.correlate.why.calls import call_name
 from observe.errors import HostCannotError
-from observe.model import Event, Kind
+from observe.model import Event, EventBatch, Kind
 from observe.probes import bpf, sched
 from observe.probes.attach_sched import SchedProbes
 from observe.probes.compiler import Image
@@ -40,9 +42,11 @@ class Scheduler:
 
     def events(self) -> list[Event]:
         """What has happened since the last look."""
-        records = self._ring.records()
+        return list(self._ring.read(self._decode))
+
+    def _decode(self, records: npt.NDArray[Any]) -> EventBatch:
         is_switch = records["kind"] == Kind.SCHED_SWITCH
-        return list(self._decoder.decode(records, self._stacks.texts(records["stack"][is_switch].tolist())))
+        return self._decoder.decode(records, self._stacks.texts(records["stack"][is_switch].tolist()))
 
     def close(self) -> None:
         self._ring.close()
