@@ -101,6 +101,8 @@ class InotifyCollector:
         self._reasons: set[int] = set()
         #: What was collected and not drained.
         self._rows = _Rows()
+        #: One for all reads: to allocate it each time was dearer than the read.
+        self._buffer = bytearray(_READ_BYTES)
 
     @property
     def losses(self) -> InotifyLosses:
@@ -160,11 +162,11 @@ class InotifyCollector:
     def _read(self, rows: _Rows) -> None:
         for _ in range(_READS):
             try:
-                data = os.read(self.fileno(), _READ_BYTES)
+                length = os.readv(self.fileno(), [self._buffer])
             except BlockingIOError:
                 return
             rows.time_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-            for wd, mask, cookie, name in _raw_events(data):
+            for wd, mask, cookie, name in _raw_events(bytes(memoryview(self._buffer)[:length])):
                 self._take(wd, mask, cookie, name, rows)
 
     def _take(self, wd: int, mask: int, cookie: int, name: str, rows: _Rows) -> None:
