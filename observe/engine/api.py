@@ -97,13 +97,15 @@ class Connection:
             raise HostCannotError(f"{url} does not answer like Docker (GET {path}: not a JSON object); {_OTHER_HOST}")
         return answer
 
-    def exchange(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Answer:
-        """Send a request with a JSON body and wait for its answer, whatever its status. Raises HostCannotError.
+    def exchange(self, method: str, path: str, body: Mapping[str, Any] | bytes | None = None) -> Answer:
+        """Send a request and wait for its answer, whatever its status. Raises HostCannotError.
 
-        After an error the connection is of no further use.
+        `body`: what is sent as JSON, or a tar archive as it is. After an error the connection is of no further use.
         """
-        data = None if body is None else json.dumps(body).encode()
-        headers = {"User-Agent": "observe"} if data is None else {"Content-Type": "application/json"}
+        data, headers = body, {"User-Agent": "observe"}
+        if data is not None:
+            headers["Content-Type"] = "application/x-tar" if isinstance(data, bytes) else "application/json"
+            data = data if isinstance(data, bytes) else json.dumps(data).encode()
         with _one_line(self.address.url):
             sent_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
             self._http.request(method, path, data, headers)
