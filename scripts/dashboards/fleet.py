@@ -8,8 +8,8 @@ from grafana_foundation_sdk.models import units
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from dashboards import frame
+from dashboards.common import PERCENTILES
 from dashboards.host import OURS
-from dashboards.overview import PERCENTILES
 from dashboards.panels import FULL, HALF, HIGH, QUARTER, THIRD, Column, Query, lines, number, rows
 from dashboards.promql import ENDED, FAILED, HARMLESS, HOSTS, TOP_LEVEL, top
 

@@ -8,8 +8,8 @@ from grafana_foundation_sdk.models import units
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from dashboards import frame
-from dashboards.overview import latency, unattributed_share, where_time_goes
-from dashboards.panels import FULL, HALF, LOW, QUARTER, THIRD, Column, Query, lines, number, rows
+from dashboards.common import in_flight, latency_of, unattributed_share, where_the_time_goes
+from dashboards.panels import HALF, LOW, QUARTER, THIRD, Column, Query, lines, number, rows
 from dashboards.promql import ENDED, HOSTS, OK, OPERATION, mean, quantile, rate
 
 #: Our own process among all that Prometheus scrapes on this host.
@@ -87,13 +87,7 @@ def build() -> Dashboard:
                 [Query(rate("observe_lost_events_total", HOSTS, by="source"), "{{source}}")],
                 width=THIRD,
             ),
-            lines(
-                "In flight",
-                "Operations that dockerd works on at the moment of the scrape.",
-                units.Short,
-                [Query(f"sum by (operation) (observe_operations_in_flight{{{HOSTS}}})", "{{operation}}")],
-                width=THIRD,
-            ),
+            in_flight(),
             Row("Creates and starts"),
             lines(
                 "Operations by outcome",
@@ -106,30 +100,9 @@ def build() -> Dashboard:
                 ],
                 width=THIRD,
             ),
-            lines(
-                "Start latency",
-                "From the API request to dockerd's answer, if it succeeded. Dots are single starts with their "
-                "container's id.",
-                units.Seconds,
-                latency("start"),
-                width=THIRD,
-            ),
-            lines(
-                "Create latency",
-                "From the API request to dockerd's answer, if it succeeded. Dots are single creates with their "
-                "container's id.",
-                units.Seconds,
-                latency("create"),
-                width=THIRD,
-            ),
-            lines(
-                "Where a start's time goes",
-                "Mean time of one start by phase; with what is in no phase the areas sum to the mean start.",
-                units.Seconds,
-                where_time_goes("start"),
-                width=FULL,
-                stacked=True,
-            ),
+            latency_of("start"),
+            latency_of("create"),
+            where_the_time_goes("start"),
             lines(
                 "File events",
                 "Changes that inotify reported below the engine's data root, per second, by area and kind.",

@@ -8,41 +8,9 @@ from grafana_foundation_sdk.models import units
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from dashboards import frame
-from dashboards.panels import FULL, THIRD, Query, lines, number
-from dashboards.promql import (
-    ENDED,
-    FAILED,
-    HARMLESS,
-    HOSTS,
-    OK,
-    OPERATION,
-    PHASE,
-    TOP_LEVEL,
-    UNATTRIBUTED,
-    per_operation,
-    quantile,
-    rate,
-)
-
-PERCENTILES = ((0.5, "p50"), (0.9, "p90"), (0.99, "p99"))
-
-
-def latency(operation: str) -> list[Query]:
-    """Percentiles of an operation on the chosen hosts."""
-    where = (HOSTS, OK, f'operation="{operation}"')
-    return [Query(quantile(q, OPERATION, *where), name, exemplars=name == "p99") for q, name in PERCENTILES]
-
-
-def where_time_goes(operation: str) -> list[Query]:
-    """Mean time of one operation, by phase; what is in no phase is the last part, so the stack is the operation."""
-    phases = per_operation(f"{PHASE}_sum", HOSTS, TOP_LEVEL, operation=operation, by="phase")
-    rest = per_operation(f"{UNATTRIBUTED}_sum", HOSTS, operation=operation, by="operation")
-    return [Query(phases, "{{phase}}"), Query(rest, "unattributed")]
-
-
-def unattributed_share(by: str) -> str:
-    """Of the time of the operations, the share that is in no documented phase."""
-    return f"{rate(f'{UNATTRIBUTED}_sum', HOSTS, by=by)}\n/\n{rate(f'{OPERATION}_sum', HOSTS, ENDED, by=by)}"
+from dashboards.common import in_flight, latency_of, unattributed_share, where_the_time_goes
+from dashboards.panels import THIRD, Query, lines, number
+from dashboards.promql import FAILED, HARMLESS, HOSTS, OK, OPERATION, quantile, rate
 
 
 def build() -> Dashboard:
@@ -117,29 +85,9 @@ def build() -> Dashboard:
                 [Query(rate(f"{OPERATION}_count", HOSTS, by="operation"), "{{operation}}")],
                 width=THIRD,
             ),
-            lines(
-                "Start latency",
-                "From the API request to dockerd's answer, if it succeeded. Dots are single starts with their "
-                "container's id.",
-                units.Seconds,
-                latency("start"),
-                width=THIRD,
-            ),
-            lines(
-                "Create latency",
-                "From the API request to dockerd's answer, if it succeeded. Dots are single creates with their "
-                "container's id.",
-                units.Seconds,
-                latency("create"),
-                width=THIRD,
-            ),
-            lines(
-                "In flight",
-                "Operations that dockerd works on at the moment of the scrape.",
-                units.Short,
-                [Query(f"sum by (operation) (observe_operations_in_flight{{{HOSTS}}})", "{{operation}}")],
-                width=THIRD,
-            ),
+            latency_of("start"),
+            latency_of("create"),
+            in_flight(),
             lines(
                 "Failures",
                 "Operations that did not succeed, per second, by what became of them.",
@@ -161,22 +109,8 @@ def build() -> Dashboard:
                 width=THIRD,
             ),
             Row("Where the time goes"),
-            lines(
-                "Where a start's time goes",
-                "Mean time of one start by phase; with what is in no phase the areas sum to the mean start.",
-                units.Seconds,
-                where_time_goes("start"),
-                width=FULL,
-                stacked=True,
-            ),
-            lines(
-                "Where a create's time goes",
-                "Mean time of one create by phase; with what is in no phase the areas sum to the mean create.",
-                units.Seconds,
-                where_time_goes("create"),
-                width=FULL,
-                stacked=True,
-            ),
+            where_the_time_goes("start"),
+            where_the_time_goes("create"),
             Row("Can it be believed?"),
             lines(
                 "Unattributed share",

@@ -8,7 +8,7 @@ from grafana_foundation_sdk.models import units
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from dashboards import frame
-from dashboards.overview import PERCENTILES
+from dashboards.common import PERCENTILES
 from dashboards.panels import FULL, HIGH, THIRD, Column, Query, buckets, folded, lines, repeated, rows
 from dashboards.promql import ENDED, HOSTS, OK, OPERATION, PHASE, SYSCALL_TIME, mean, per_operation, quantile, rate, top
 
