@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,3 +37,24 @@ def private_engine(folder: Path, *options: str, environment: Mapping[str, str] |
         yield f"{directory}/docker.sock"
     finally:
         subprocess.run([program, "stop", directory], check=True)
+
+
+def recorded(path: Path, client: Callable[[str], Sequence[str]], *options: str) -> None:
+    """Record a private engine into `path`, with its files beside it, while the client of its socket works."""
+    with private_engine(path.parent) as socket:
+        observe = [sys.executable, "-m", "observe", "record", "--docker-host", f"unix://{socket}", "-o", str(path)]
+        subprocess.run([*observe, *options, "--", *client(socket)], check=True, capture_output=True)
+
+
+def write_page(runs: int, page: Callable[[Path, int], str]) -> None:
+    """The command line `[runs] [-o FILE]` of a benchmark whose page is made of so many runs, in a scratch folder."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("runs", type=int, nargs="?", default=runs)
+    parser.add_argument("-o", "--output", type=Path)
+    args = parser.parse_args()
+    with scratch() as folder:
+        text = page(folder, args.runs)
+    if args.output:
+        args.output.write_text(text, encoding="utf-8")
+    else:
+        sys.stdout.write(text)

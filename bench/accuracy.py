@@ -7,9 +7,7 @@ everything attached, then correlates the recording twice, with and without its f
 
 from __future__ import annotations
 
-import argparse
 import platform
-import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -17,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-from _engine import CLIENT, IMAGE, private_engine, scratch
+from _engine import CLIENT, IMAGE, recorded, write_page
 
 from observe.correlate import Correlator
 from observe.model import EventBatch, Evidence, Item, Kind, NoteKind, Run
@@ -29,26 +27,14 @@ FUNCTIONS = (Kind.FUNCTION_ENTRY, Kind.FUNCTION_RETURN)
 
 def main() -> None:
     """Record, compare, write the table."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("runs", type=int, nargs="?", default=50)
-    parser.add_argument("-o", "--output", type=Path)
-    args = parser.parse_args()
-    with scratch() as folder:
-        recording = record(folder, args.runs)
-        text = document(recording, args.runs)
-    if args.output:
-        args.output.write_text(text, encoding="utf-8")
-    else:
-        sys.stdout.write(text)
+    write_page(50, lambda folder, runs: document(record(folder, runs), runs))
 
 
 def record(folder: Path, runs: int) -> Recording:
     """A recording of creates and starts on a private engine."""
     path = folder / "accuracy.observe"
-    with private_engine(folder) as socket:
-        observe = [sys.executable, "-m", "observe", "record", "--docker-host", f"unix://{socket}", "-o", str(path)]
-        workload = [sys.executable, str(CLIENT), socket, IMAGE, str(folder / "times"), "--runs", str(runs)]
-        subprocess.run([*observe, "--", *workload], check=True, capture_output=True)
+    client = ["--runs", str(runs)]
+    recorded(path, lambda socket: [sys.executable, str(CLIENT), socket, IMAGE, str(folder / "times"), *client])
     return Recording.open(path)
 
 

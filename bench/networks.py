@@ -7,11 +7,9 @@ start's duration, so do their mean differences; what is in no phase is the row `
 
 from __future__ import annotations
 
-import argparse
 import json
 import platform
 import random
-import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -19,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-from _engine import IMAGE, PLAN_CLIENT, private_engine, scratch
+from _engine import IMAGE, PLAN_CLIENT, recorded, write_page
 
 from observe.model import Run
 from observe.phases import load
@@ -35,16 +33,7 @@ SMALL = 0.005
 
 def main() -> None:
     """Record, compare, write the page."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("runs", type=int, nargs="?", default=50)
-    parser.add_argument("-o", "--output", type=Path)
-    args = parser.parse_args()
-    with scratch() as folder:
-        text = document(record(folder, args.runs), args.runs)
-    if args.output:
-        args.output.write_text(text, encoding="utf-8")
-    else:
-        sys.stdout.write(text)
+    write_page(50, lambda folder, runs: document(record(folder, runs), runs))
 
 
 def record(folder: Path, runs: int) -> Report:
@@ -57,10 +46,7 @@ def record(folder: Path, runs: int) -> Report:
         for mode in order.sample(MODES, len(MODES))
     ]
     plan.write_text(json.dumps(requests), encoding="utf-8")
-    with private_engine(folder) as socket:
-        observe = [sys.executable, "-m", "observe", "record", "--docker-host", f"unix://{socket}", "-o", str(path)]
-        client = [sys.executable, str(PLAN_CLIENT), socket, str(plan)]
-        subprocess.run([*observe, "--no-why", "--", *client], check=True, capture_output=True)
+    recorded(path, lambda socket: [sys.executable, str(PLAN_CLIENT), socket, str(plan)], "--no-why")
     return assemble(path, load())[0]
 
 

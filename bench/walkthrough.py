@@ -7,9 +7,7 @@ private engine with a bridge network and writes the page; every table comes from
 
 from __future__ import annotations
 
-import argparse
 import platform
-import subprocess
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +16,7 @@ from pathlib import Path
 from posixpath import basename
 from statistics import median
 
-from _engine import CLIENT, IMAGE, private_engine, scratch
+from _engine import CLIENT, IMAGE, recorded, write_page
 
 from observe.correlate.why.causes import file_name
 from observe.model import SYSCALLS, Event, Kind, Run, Span
@@ -56,26 +54,14 @@ its starter ends, and stays in the container's.
 
 def main() -> None:
     """Record, write."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("runs", type=int, nargs="?", default=20)
-    parser.add_argument("-o", "--output", type=Path)
-    args = parser.parse_args()
-    with scratch() as folder:
-        text = document(record(folder, args.runs), args.runs)
-    if args.output:
-        args.output.write_text(text, encoding="utf-8")
-    else:
-        sys.stdout.write(text)
+    write_page(20, lambda folder, runs: document(record(folder, runs), runs))
 
 
 def record(folder: Path, runs: int) -> Report:
     """Creates and starts on a private engine."""
     path = folder / "walkthrough.observe"
-    with private_engine(folder) as socket:
-        observe = [sys.executable, "-m", "observe", "record", "--why", "--docker-host", f"unix://{socket}"]
-        client = [sys.executable, str(CLIENT), socket, IMAGE, str(folder / "times"), "--runs", str(runs)]
-        workload = [*client, "--network", "bridge"]
-        subprocess.run([*observe, "-o", str(path), "--", *workload], check=True, capture_output=True)
+    client = ["--runs", str(runs), "--network", "bridge"]
+    recorded(path, lambda socket: [sys.executable, str(CLIENT), socket, IMAGE, str(folder / "times"), *client], "--why")
     return assemble(path, load(), keep_events=True, why=True)[0]
 
 
