@@ -22,7 +22,7 @@ from observe.correlate.names import container_in, is_container_id, layer_in, pro
 from observe.correlate.operation import Operation
 from observe.correlate.processes import NOBODY, Processes, Works
 from observe.correlate.rows import Row, row_at, table_of_kinds
-from observe.correlate.undecided import Undecided
+from observe.correlate.undecided import Undecided, may_be_about_any
 from observe.model import EventBatch, Kind, Mark
 
 _FUNCTIONS = table_of_kinds({Kind.FUNCTION_ENTRY, Kind.FUNCTION_RETURN})
@@ -298,8 +298,15 @@ class Attribution:
             if owners[place] != NOBODY:
                 operations[owners[place]].take(self._batch, np.array([piece.start + place]), self._first)
         left = np.flatnonzero(counts & covered & (owners == NOBODY))
-        ids = [self._id(number) for number in containers[left].tolist()]
-        self._undecided.add(self._batch, left + piece.start, ids, self._first)
+        if not len(left):
+            return
+        named = containers[left]
+        others = named != NOBODY
+        for operation, cover in zip(operations, piece.covers, strict=True):
+            about = may_be_about_any(operation) or named == self._numbers.get(operation.container_id or "", _ASK)
+            others &= ~(cover[left] & about)
+        ids = [self._id(number) for number in named.tolist()]
+        self._undecided.add(self._batch, left + piece.start, ids, others, self._first)
 
     def _unsure(
         self, piece: _Piece, owners: npt.NDArray[np.int64], abouts: Sequence[npt.NDArray[np.bool_]]

@@ -7,6 +7,7 @@ from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 import numpy.typing as npt
@@ -81,27 +82,43 @@ class Undecided:
         return len(self._events)
 
     def add(
-        self, batch: EventBatch, places: npt.NDArray[np.intp], container_ids: Sequence[str | None], first: int
+        self,
+        batch: EventBatch,
+        places: npt.NDArray[np.intp],
+        container_ids: Sequence[str | None],
+        others: npt.NDArray[np.bool_],
+        first: int,
     ) -> None:
         """Take events that happened during an operation: those at `places` of a batch.
 
-        `container_ids`: of each by what it says itself; `first`: number of the batch's first event in the stream.
+        `container_ids`: of each by what it says itself; `others`: which are of a container that no operation of their
+        time is about, nor may turn out to be; `first`: number of the batch's first event in the stream.
         """
-        if not len(places):
+        self._remember_work(batch.rows["time_ns"][places].tolist(), container_ids)
+        self.left[OTHERS] += int(np.count_nonzero(others))
+        open_places = places[~others]
+        if not len(open_places):
             return
-        own = EventBatch(batch.rows.take(places), batch.strings).compacted()
-        for place, (row, container_id) in enumerate(zip(rows_of(batch, places), container_ids, strict=True)):
+        own = EventBatch(batch.rows.take(open_places), batch.strings).compacted()
+        ids = compress(container_ids, (~others).tolist())
+        for place, (row, container_id) in enumerate(zip(rows_of(own), ids, strict=True)):
             one = _Event(row, container_id, own, place, first)
             if self._events and self._events[-1].row.time_ns > row.time_ns:
                 insort(self._events, one, key=_time_ns)
             else:
                 self._events.append(one)
-            if container_id:
-                last_ns, last = self._work[-1] if self._work else (0, "")
-                if last != container_id or not last_ns <= row.time_ns < last_ns + _GRAIN_NS:
-                    insort(self._work, (row.time_ns, container_id))
         if len(self._events) > MOST_WAITING:
             self._give_up(len(self._events) - MOST_WAITING * 9 // 10)
+
+    def _remember_work(self, times_ns: Sequence[int], container_ids: Sequence[str | None]) -> None:
+        """Something was done for containers."""
+        work = self._work
+        last_ns, last = work[-1] if work else (0, "")
+        for time_ns, container_id in zip(times_ns, container_ids, strict=True):
+            if container_id and (last != container_id or not last_ns <= time_ns < last_ns + _GRAIN_NS):
+                insort(work, (time_ns, container_id))
+                last_ns, last = work[-1]
+        del work[: max(len(work) - MOST_WAITING, 0)]
 
     def _give_up(self, count: int) -> None:
         """Count the oldest events and forget them, and what helped to decide about them."""
@@ -169,7 +186,7 @@ class Undecided:
         if container_id is None:
             return False
         around = [operation for operation in self._ended if operation.covers(one.row.time_ns)]
-        return not any(operation.container_id == container_id or _may_be_about_any(operation) for operation in around)
+        return not any(operation.container_id == container_id or may_be_about_any(operation) for operation in around)
 
     def _index(self, time_ns: int) -> int:
         """Where the events from a moment on begin."""
@@ -180,7 +197,7 @@ class Undecided:
         container_id = one.container_id or self._in_hindsight(one.row)
         if container_id is not None:
             own = [operation for operation in around if operation.container_id == container_id]
-            one.foreign = not own and not any(map(_may_be_about_any, around))
+            one.foreign = not own and not any(map(may_be_about_any, around))
             # Of several requests for one container those did nothing that were told so.
             around = [operation for operation in own if operation.status != _NOT_MODIFIED] or own
         elif len(around) == 1 and self._others_worked_near(one.row.time_ns, around[0]):
@@ -216,6 +233,6 @@ def _hand_over(given: Iterable[tuple[Operation, _Event]]) -> None:
         owner.take(events[0].batch, np.array([one.place for one in events], dtype=np.intp), first)
 
 
-def _may_be_about_any(operation: Operation) -> bool:
+def may_be_about_any(operation: Operation) -> bool:
     """Whether it did something for a container that nobody could tell."""
     return operation.container_id is None and (operation.status is None or operation.status < _FIRST_FAILURE)
