@@ -17,12 +17,12 @@ SLOT_BYTES = (8 + RECORD_DTYPE.itemsize + 7) // 8 * 8
 
 
 class Memory:
-    """What the kernel maps: consumer's page, producer's page, the data twice; and a producer."""
+    """What the kernel maps: consumer's page, producer's page, data; and a producer."""
 
     def __init__(self, ring_bytes: int, start: int) -> None:
         self.ring_bytes = ring_bytes
         self.descriptor = os.memfd_create("ring")
-        os.ftruncate(self.descriptor, 2 * PAGE + 2 * ring_bytes)
+        os.ftruncate(self.descriptor, 2 * PAGE + ring_bytes)
         self.produced = start
         self._put(0, struct.pack("<Q", start))
         self._put(PAGE, struct.pack("<Q", start))
@@ -56,9 +56,8 @@ class Memory:
     def _put_around(self, position: int, data: bytes) -> None:
         offset = position % self.ring_bytes
         first = data[: self.ring_bytes - offset]
-        for copy in (2 * PAGE, 2 * PAGE + self.ring_bytes):
-            self._put(copy + offset, first)
-            self._put(copy, data[len(first) :])
+        self._put(2 * PAGE + offset, first)
+        self._put(2 * PAGE, data[len(first) :])
 
     def _put(self, offset: int, data: bytes) -> None:
         os.pwrite(self.descriptor, data, offset)

@@ -2,8 +2,9 @@
 """Read a BPF ring buffer of fixed-size records in one piece, without a callback an event.
 
 Layout (kernel/bpf/ringbuf.c): page 0 holds the consumer's position and is writable, page 1 the producer's,
-then the data twice, so that what wraps around lies in one piece. A record has an 8-byte header: length with a
-busy bit (31) and a discard bit (30), and starts on a multiple of 8.
+then the data (mapped twice by the kernel; we map it once, as each mapping counts as memory of ours, and copy what
+wraps around). A record has an 8-byte header: length with a busy bit (31) and a discard bit (30), and starts on a
+multiple of 8.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class RingReader:
         self._slot = _slot(record)
         self._ring_bytes = ring_bytes
         self._consumer = mmap.mmap(descriptor, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-        self._producer = mmap.mmap(descriptor, page + 2 * ring_bytes, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
+        self._producer = mmap.mmap(descriptor, page + ring_bytes, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
         self._data = np.frombuffer(self._producer, dtype=np.uint8, offset=page)
         # Not by struct: it goes byte by byte, and the kernel takes half a position for a full ring.
         self._consumed = np.frombuffer(self._consumer, dtype=np.uint64, count=1)
@@ -63,7 +64,7 @@ class RingReader:
     def read(self, made_of: Callable[[npt.NDArray[Any]], _T]) -> _T:
         """What a function makes of the records that are complete, shape (n,), in the order in which they were reserved.
 
-        They lie in the ring, which the kernel overwrites afterwards: nothing of what it returns may refer to them.
+        They may lie in the ring, which the kernel overwrites afterwards: nothing of what it returns may refer to them.
         """
         consumed = int(self._consumed[0])
         slots = self._complete(consumed)
@@ -84,12 +85,16 @@ class RingReader:
         return decode(records[np.isin(records["kind"], kinds)]), start + slots.nbytes
 
     def _complete(self, start: int) -> npt.NDArray[Any]:
-        """The slots that are complete, from a position on, as they lie in the ring."""
+        """The slots that are complete, from a position on: where they lie, if that is in one piece."""
         offset, size = start % self._ring_bytes, self._slot.itemsize
-        waiting = (self.produced - start) // size * size
-        slots: npt.NDArray[Any] = self._data[offset : offset + waiting].view(self._slot)
-        busy = np.flatnonzero(slots["header"] & _BUSY)
-        return slots[: busy[0]] if len(busy) else slots  # a program on another CPU still writes: the rest waits
+        headers = (offset + np.arange(0, self.produced - start, size)) % self._ring_bytes
+        # Before a copy, which may read a record's end before its header.
+        busy = np.flatnonzero(self._data.view("<u4")[headers // 4] & _BUSY)
+        length = size * int(busy[0] if len(busy) else len(headers))  # a program on another CPU still writes
+        slots = self._data[offset : offset + length]
+        if len(slots) < length:
+            slots = np.concatenate([slots, self._data[: length - len(slots)]])
+        return slots.view(self._slot)
 
     def _advance(self, consumed: int) -> None:
         self._consumed[0] = consumed

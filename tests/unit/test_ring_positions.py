@@ -22,8 +22,8 @@ def test_the_kernel_never_sees_a_position_that_is_half_written() -> None:
     """A position that is too small for a moment looks like a full ring, and a record is lost."""
     page, ring_bytes = mmap.PAGESIZE, 1 << 20
     descriptor = os.memfd_create("ring")
-    os.ftruncate(descriptor, 2 * page + 2 * ring_bytes)
-    memory = mmap.mmap(descriptor, 2 * page + 2 * ring_bytes)
+    os.ftruncate(descriptor, 2 * page + ring_bytes)
+    memory = mmap.mmap(descriptor, 2 * page + ring_bytes)
     consumer = np.frombuffer(memory, dtype="<u8", count=1)
     producer = np.frombuffer(memory, dtype="<u8", count=1, offset=page)
     step = SLOTS * ring._slot(RECORD_DTYPE).itemsize
