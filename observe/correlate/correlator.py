@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from observe.correlate.attribution import Attribution
 from observe.correlate.build import Functions, build_run
-from observe.correlate.files import FileJoin, changes_names
+from observe.correlate.files import FileJoin, changes_names, tells_names
 from observe.correlate.frames import FrameMatcher
 from observe.correlate.identity import Identities
 from observe.correlate.imported import imported_runs
@@ -202,8 +202,7 @@ class Correlator:
     def _joined(self, batch: EventBatch, now_ns: npt.NDArray[np.int64]) -> EventBatch:
         """The batch with the times and processes of calls for the file events that they caused."""
         kinds = batch.rows["kind"]
-        told = (kinds == Kind.INOTIFY) & (batch.rows["marks"] & _INVENTED == 0)
-        places = np.flatnonzero(told | changes_names(batch.rows))
+        places = np.flatnonzero(tells_names(batch.rows) | changes_names(batch.rows))
         changed: dict[int, Row] = {}
         for place, row in zip(places.tolist(), rows_of(batch, places), strict=True):
             if row.kind != Kind.INOTIFY:
@@ -213,6 +212,7 @@ class Correlator:
             joined = self._files.event(row)
             if joined is not row:
                 changed[place] = joined
+        told = (kinds == Kind.INOTIFY) & (batch.rows["marks"] & _INVENTED == 0)
         clock = np.flatnonzero((kinds < Kind.SCHED_PROCESS_FORK) | told)
         if len(clock):
             self._files.advance(int(now_ns[clock[-1]]))

@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 
-from observe.correlate.rows import Row, made_by, rows_of, table_of_kinds, with_rows
+from observe.correlate.rows import made_by, table_of_kinds
 from observe.model import EventBatch, Kind
 
 _DESCRIPTOR = re.compile(r"/proc/(?:thread-)?self/fd/(\d+)")
@@ -17,31 +17,28 @@ _MOUNTS = table_of_kinds({Kind.MOUNT, Kind.UMOUNT2, Kind.MOUNT_SETATTR})
 
 def with_names(events: EventBatch) -> EventBatch:
     """The same events (in order of time), with the names of mounts that were given by descriptor."""
-    kinds = events.rows["kind"]
-    mounts = _MOUNTS[kinds]
-    named = events.rows.compress(mounts)
+    rows = events.rows
+    mounts = _MOUNTS[rows["kind"]]
+    named = rows.compress(mounts)
     used = {*named["path"].tolist(), *named["path2"].tolist()}
-    descriptors = [
-        int(match[1]) for match in map(_DESCRIPTOR.fullmatch, map(events.strings.__getitem__, used)) if match
-    ]
-    if not descriptors:
+    #: Number of a text → the descriptor that it means.
+    meant = {text: int(match[1]) for text in used if (match := _DESCRIPTOR.fullmatch(events.strings[text]))}
+    if not meant:
         return events
-    opens = _OPENS[kinds] & np.isin(events.rows["ret"], descriptors) & made_by(events, {*named["pid"].tolist()})
-    if not opens.any():
-        return events
-    opened: dict[tuple[int, int], str] = {}
-    renamed: dict[int, Row] = {}
+    by_them = made_by(events, {*named["pid"].tolist()})
+    opens = _OPENS[rows["kind"]] & by_them & np.isin(rows["ret"], [*meant.values()])
     places = np.flatnonzero(mounts | opens)
-    for place, is_mount, row in zip(places.tolist(), mounts[places].tolist(), rows_of(events, places), strict=True):
-        if is_mount:
-            path, path2 = _name(row.path, row.pid, opened), _name(row.path2, row.pid, opened)
-            if (path, path2) != (row.path, row.path2):
-                renamed[place] = row._replace(path=path, path2=path2)
-        else:
-            opened[row.pid, row.ret] = row.path
-    return with_rows(events, renamed)
-
-
-def _name(path: str, pid: int, opened: dict[tuple[int, int], str]) -> str:
-    match = _DESCRIPTOR.fullmatch(path)
-    return opened.get((pid, int(match[1])), path) if match else path
+    opened: dict[tuple[int, int], int] = {}
+    renamed: dict[str, dict[int, int]] = {"path": {}, "path2": {}}
+    columns = (rows[name][places].tolist() for name in ("pid", "ret", *renamed))
+    for place, is_mount, pid, ret, *paths in zip(places.tolist(), mounts[places].tolist(), *columns, strict=True):
+        if not is_mount:
+            opened[pid, ret] = paths[0]
+            continue
+        for names, text in zip(renamed.values(), paths, strict=True):
+            if text in meant and (pid, meant[text]) in opened:
+                names[place] = opened[pid, meant[text]]
+    rows = rows.copy()
+    for column, names in renamed.items():
+        rows[column][[*names]] = [*names.values()]
+    return EventBatch(rows, events.strings)

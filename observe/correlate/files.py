@@ -25,6 +25,7 @@ IN_MOVED_TO = 0x80
 IN_CREATE = 0x100
 IN_DELETE = 0x200
 IN_ISDIR = 0x40000000
+_NAMES = IN_CREATE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO
 
 _O_CREAT, _O_EXCL = 0x40, 0x80
 _INVENTED = int(Mark.INVENTED)
@@ -48,6 +49,14 @@ def changes_names(rows: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     makes_nothing = _OPENS[kinds] & (rows["flags"] & _O_CREAT == 0)
     changes: npt.NDArray[np.bool_] = _CHANGES_NAMES[kinds] & (rows["ret"] >= 0) & ~makes_nothing
     return changes
+
+
+def tells_names(rows: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Of each event (`EVENT_DTYPE`) whether it is a file event that `FileJoin.event` looks at: most are writes."""
+    told: npt.NDArray[np.bool_] = (
+        (rows["kind"] == Kind.INOTIFY) & (rows["marks"] & _INVENTED == 0) & (rows["flags"] & _NAMES != 0)
+    )
+    return told
 
 
 @dataclass(slots=True)
