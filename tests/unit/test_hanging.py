@@ -93,6 +93,22 @@ def test_a_request_that_hangs_holds_neither_the_batches_nor_the_runs_of_others()
     assert sum(reasons.values()) - reasons["another_container"] == correlator.loss.unattributed_events
 
 
+@pytest.mark.usefixtures("small")
+def test_of_what_other_containers_do_while_a_request_hangs_nothing_is_kept_but_when_it_was():
+    """The request's container is known, so each event of another one is decided when it comes."""
+    correlator = Correlator(header(), load())
+    for item in [*daemons(), identity(HANGING, 0)]:
+        correlator.feed(item)
+    correlator.feed(EventBatch.of(start(HANGING, 0, status=None)))
+    before = len(correlator._undecided)
+    for number in range(1, ROUNDS):
+        path = f"{DATA}/containers/{container_id(number % 5 + 100)}/{number}"
+        correlator.feed(EventBatch.of([Event(number * SECOND, Kind.MKDIRAT, 1, pid=DOCKERD, path=path)]))
+        assert correlator.left["another_container"] == number
+        assert len(correlator._undecided) == before
+    assert len(correlator._undecided._work) <= undecided_module.MOST_WAITING < ROUNDS
+
+
 def test_what_an_operation_keeps_in_few_pieces_is_what_it_was_given(monkeypatch):
     monkeypatch.setattr(operation_module, "_MOST_PARTS", 5)
     batches = [
