@@ -19,7 +19,7 @@ import numpy.typing as npt
 from observe.correlate.identity import Identities
 from observe.correlate.lineage import ENGINE_ROLES, Lineage
 from observe.correlate.names import container_in, is_container_id, layer_in, process_in
-from observe.correlate.operation import Operation
+from observe.correlate.operation import Operation, covers_of
 from observe.correlate.processes import NOBODY, Processes, Works
 from observe.correlate.rows import Row, row_at, table_of_kinds
 from observe.correlate.undecided import Undecided
@@ -107,8 +107,8 @@ class Attribution:
 
     def give(self, start: int, end: int, operations: Sequence[Operation]) -> None:
         """Give the events at the places from `start` to `end` to those operations, or leave them undecided."""
-        piece = _Piece(start, end, operations, [one.cover(self._times_ns[start:end]) for one in operations])
-        if self._lineage.goroutines:
+        piece = _Piece(start, end, operations, covers_of(operations, self._times_ns[start:end]))
+        if self._lineage.goroutines and operations:
             self._give_to_goroutines(piece)
         self._look(piece)
         self._bind(end)
@@ -172,12 +172,12 @@ class Attribution:
         part = slice(piece.start, piece.end)
         goroutines = self._goroutines[part]
         served = self._is_dockerd[part] & self._counts[part] & (goroutines != 0)
-        for number in range(len(piece.operations) - 1, -1, -1):  # the first one counts
-            operation = piece.operations[number]
-            own = served & (goroutines == operation.goroutine) & piece.covers[number]
-            piece.owners[own] = number
+        own_goroutines = np.array([operation.goroutine for operation in piece.operations], dtype=np.uint64)
+        own = served & (goroutines == own_goroutines[:, None]) & piece.covers
+        piece.owners = np.where(own.any(axis=0), own.argmax(axis=0), NOBODY)  # the first one counts
+        for number, operation in enumerate(piece.operations):
             if not operation.knows_itself:
-                places = (np.flatnonzero(own) + piece.start).tolist()
+                places = (np.flatnonzero(own[number]) + piece.start).tolist()
                 self._waiting += filter(self._tells, places)
                 heapify(self._waiting)
 
@@ -275,44 +275,44 @@ class Attribution:
         part, operations = slice(piece.start, piece.end), piece.operations
         containers, counts = self._containers[part], self._counts[part]
         free = counts & (piece.owners == NOBODY)
-        owners = piece.owners.copy()
-        covered, shared = np.zeros(len(owners), dtype=np.bool_), np.zeros(len(owners), dtype=np.bool_)
-        abouts = []
-        for number, operation in enumerate(operations):
-            about = free & (containers == self._numbers.get(operation.container_id or "", _ASK))
-            about[: piece.known_from.get(number, piece.start) - piece.start] = False
-            abouts.append(about)
-            covered |= piece.covers[number]
-            own = about & piece.covers[number]
-            shared |= own & (owners != NOBODY)
-            owners[own] = number
-        owners[shared] = NOBODY
+        # Whether an operation knew its container then, and that it is the event's.
+        knew = np.array([operation.container_id is not None for operation in operations])[:, None]
+        if piece.known_from:
+            knew = np.repeat(knew, piece.end - piece.start, axis=1)
+            for number, place in piece.known_from.items():
+                knew[number, : place - piece.start] = False
+        numbers = np.array([self._numbers.get(operation.container_id or "", _ASK) for operation in operations])
+        abouts = free & knew & (containers == numbers[:, None])
+        own = abouts & piece.covers
+        possible = np.count_nonzero(own, axis=0)
+        owners = np.where(possible == 1, own.argmax(axis=0), piece.owners)
         unsure = self._unsure(piece, owners, abouts)
-        for number, operation in enumerate(operations):
-            operation.take(self._batch, np.flatnonzero((owners == number) & ~unsure) + piece.start, self._first)
+        sure = np.where(unsure, NOBODY, owners)
+        for number in {*sure.tolist()} - {NOBODY}:
+            operations[number].take(self._batch, np.flatnonzero(sure == number) + piece.start, self._first)
         for place in np.flatnonzero(unsure).tolist():
-            possible = [one for one, about in zip(operations, abouts, strict=True) if about[place]]
-            owner = self._last_user(piece.start + place, possible)
+            candidates = [one for one, about in zip(operations, abouts, strict=True) if about[place]]
+            owner = self._last_user(piece.start + place, candidates)
             if owner is not None:
                 owners[place] = operations.index(owner)
             if owners[place] != NOBODY:
                 operations[owners[place]].take(self._batch, np.array([piece.start + place]), self._first)
-        left = np.flatnonzero(counts & covered & (owners == NOBODY))
+        left = np.flatnonzero(free & (owners == NOBODY) & piece.covers.any(axis=0))
+        foreign = (containers != NOBODY) & (possible == 0) & ~(piece.covers & ~knew).any(axis=0)
         ids = [self._id(number) for number in containers[left].tolist()]
-        self._undecided.add(self._batch, left + piece.start, ids, self._first)
+        self._undecided.add(self._batch, left + piece.start, ids, foreign[left])
 
     def _unsure(
-        self, piece: _Piece, owners: npt.NDArray[np.int64], abouts: Sequence[npt.NDArray[np.bool_]]
+        self, piece: _Piece, owners: npt.NDArray[np.int64], abouts: npt.NDArray[np.bool_]
     ) -> npt.NDArray[np.bool_]:
         """File events without their call that are told late, maybe just after the answer: of more than one request."""
         part = slice(piece.start, piece.end)
-        late: npt.NDArray[np.bool_] = self._late[part]
-        if not late.any():
-            return late
-        near = np.zeros(len(late), dtype=np.int64)
-        for about, operation in zip(abouts, piece.operations, strict=True):
-            near += about & operation.cover(self._times_ns[part], _READ_LATE_NS)
-        unsure: npt.NDArray[np.bool_] = late & (near > 0) & ~((near == 1) & (owners != NOBODY))
+        unsure: npt.NDArray[np.bool_] = self._late[part].copy()
+        places = np.flatnonzero(unsure)
+        if len(places):
+            near = abouts[:, places] & covers_of(piece.operations, self._times_ns[part][places], _READ_LATE_NS)
+            count = np.count_nonzero(near, axis=0)
+            unsure[places] = (count > 1) | ((count == 1) & (owners[places] == NOBODY))
         return unsure
 
     def _last_user(self, place: int, possible: Sequence[Operation]) -> Operation | None:
@@ -327,9 +327,7 @@ class Attribution:
 class _Piece:
     """Neighbouring events of a batch, during which no operation begins or ends."""
 
-    def __init__(
-        self, start: int, end: int, operations: Sequence[Operation], covers: list[npt.NDArray[np.bool_]]
-    ) -> None:
+    def __init__(self, start: int, end: int, operations: Sequence[Operation], covers: npt.NDArray[np.bool_]) -> None:
         """`covers`: of each operation, which of the events lie inside."""
         self.start, self.end = start, end
         self.operations, self.covers = operations, covers

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, unquote
 
@@ -18,6 +19,7 @@ from observe.model import EVENT_DTYPE, STRING_COLUMNS, EventBatch
 OPERATIONS = ("create", "start")
 #: So many batches are held for the few events of them that are an operation's; then these are copied.
 _MOST_PARTS = 64
+_NEVER_NS = (1 << 63) - 1
 _TARGET = re.compile(r"^(?:/v[\d.]+)?/containers/(?:(?P<create>create)|(?P<reference>.+)/start)$")
 
 
@@ -118,6 +120,18 @@ class Operation:
     def covers(self, time_ns: int, late_ns: int = 0) -> bool:
         """Whether a moment lies inside, or not more than `late_ns` after the end."""
         return self.start_ns <= time_ns and (self.end_ns is None or time_ns < self.end_ns + late_ns)
+
+
+def covers_of(
+    operations: Sequence[Operation], times_ns: npt.NDArray[np.int64], late_ns: int = 0
+) -> npt.NDArray[np.bool_]:
+    """`covers` of several operations and many moments: a row an operation."""
+    starts_ns = np.array([one.start_ns for one in operations], dtype=np.int64)
+    ends_ns = np.array(
+        [_NEVER_NS if one.end_ns is None else one.end_ns + late_ns for one in operations], dtype=np.int64
+    )
+    inside: npt.NDArray[np.bool_] = (times_ns >= starts_ns[:, None]) & (times_ns < ends_ns[:, None])
+    return inside
 
 
 def open_operation(row: Row) -> Operation | None:
