@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag, StrEnum
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -206,11 +207,15 @@ class EventBatch:
 
     def compacted(self) -> EventBatch:
         """The same events, without strings that none of them has."""
-        used = np.unique(np.concatenate([[0], *(self.rows[name] for name in STRING_COLUMNS)]))
         rows = self.rows.copy()
+        used = np.zeros(len(self.strings), dtype=np.bool_)
+        used[0] = True
         for name in STRING_COLUMNS:
-            rows[name] = np.searchsorted(used, rows[name])
-        return EventBatch(rows, tuple(self.strings[index] for index in used.tolist()))
+            used[rows[name]] = True
+        places = np.cumsum(used) - 1
+        for name in STRING_COLUMNS:
+            rows[name] = places[rows[name]]
+        return EventBatch(rows, tuple(compress(self.strings, used.tolist())))
 
     @classmethod
     def of(cls, events: Iterable[Event]) -> EventBatch:

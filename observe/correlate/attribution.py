@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from observe.correlate.identity import Identities
 from observe.correlate.lineage import ENGINE_ROLES, Lineage
-from observe.correlate.names import container_in, is_container_id, layer_in, process_in
+from observe.correlate.names import is_container_id, named_in
 from observe.correlate.operation import Operation, covers_of
 from observe.correlate.processes import NOBODY, Processes, Works
 from observe.correlate.rows import Row, row_at, table_of_kinds
@@ -32,6 +32,7 @@ _BOUNDARIES = table_of_kinds({Kind.API_REQUEST, Kind.API_RESPONSE})
 _ENTRYPOINT, _INVENTED = int(Mark.ENTRYPOINT), int(Mark.INVENTED)
 #: How late a file event may be read that a call before the answer caused.
 _READ_LATE_NS = 60_000_000
+_NAMING = ("path", "path2", "detail")
 #: In place of a container's number: only the moment tells whether it is one.
 _ASK = -2
 
@@ -85,7 +86,12 @@ class Attribution:
         self._by_name = by_name & self._counts
         #: That of the identities that the names were told by.
         self._layer_changes = identities.layer_changes
-        self._name(np.flatnonzero(self._by_name))
+        #: Number of the container that each string names; layers in the strings → the strings of each.
+        self._named = np.full(len(batch.strings), NOBODY, dtype=np.int64)
+        self._layers: dict[str, list[int]] = {}
+        places = np.flatnonzero(self._by_name)
+        self._understand(places)
+        self._name(places)
         decides = self._counts & (
             _BIRTHS_AND_ENDS[kinds]
             | (_EXECS[kinds] & (marks & _ENTRYPOINT != 0))
@@ -116,44 +122,51 @@ class Attribution:
         if operations:
             self._give_to_containers(piece)
 
+    def _understand(self, places: npt.NDArray[np.intp]) -> None:
+        """Find out what containers the strings of events name."""
+        strings, used = self._batch.strings, np.zeros(len(self._batch.strings), dtype=np.bool_)
+        for name in _NAMING:
+            used[self._batch.rows[name][places]] = True
+        for index in np.flatnonzero(used).tolist():
+            container_id, layer, process = named_in(strings[index])
+            if layer is not None:
+                self._layers.setdefault(layer, []).append(index)
+                container_id = self._identities.by_layer(layer)
+            if container_id is not None:
+                self._named[index] = self._number(container_id)
+            elif process:
+                self._named[index] = _ASK
+
     def _name(self, places: npt.NDArray[np.intp]) -> None:
         """Fill in the containers that events name."""
         rows = self._batch.rows.take(places)
-        used = np.unique([rows["path"], rows["path2"], rows["detail"]])
-        named = np.full(len(self._batch.strings), NOBODY, dtype=np.int64)
-        named[used] = [self._meant(self._batch.strings[index]) for index in used.tolist()]
-        containers = named[rows["path"]]
-        for name in ("path2", "detail"):
-            containers = np.where(containers == NOBODY, named[rows[name]], containers)
+        containers = self._named[rows["path"]]
+        for name in _NAMING[1:]:
+            containers = np.where(containers == NOBODY, self._named[rows[name]], containers)
         for place in np.flatnonzero((rows["kind"] == Kind.FUNCTION_ENTRY) & (rows["path"] != 0)).tolist():
             text = self._batch.strings[rows["path"][place]]
             if is_container_id(text):
                 containers[place] = self._number(text)
         self._containers[places] = containers
 
-    def _meant(self, text: str) -> int:
-        """The number of the container that a text names."""
-        container_id = container_in(text)
-        if container_id is None:
-            layer = layer_in(text)
-            container_id = self._identities.by_layer(layer) if layer else None
-        if container_id is None and process_in(text):
-            return _ASK
-        return self._number(container_id)
-
     def _name_again(self, place: int, piece: _Piece) -> None:
         """Something was learned about layers: what is named after this place may be another container's."""
         self._layer_changes = self._identities.layer_changes
+        changed = np.zeros(len(self._batch.strings), dtype=np.bool_)
+        for layer, indices in self._layers.items():
+            number = self._number(self._identities.by_layer(layer))
+            if self._named[indices[0]] != number:
+                self._named[indices] = number
+                changed[indices] = True
+        if not changed.any():
+            return
         self._bind(place + 1)
-        later = np.flatnonzero(self._by_name[place + 1 :]) + place + 1
+        rows, names = self._batch.rows[place + 1 :], self._by_name[place + 1 :]
+        later = np.flatnonzero(names & np.any([changed[rows[name]] for name in _NAMING], axis=0)) + place + 1
         self._name(later)
-        for other in later[self._containers[later] == _ASK].tolist():
-            if not self._decides[other]:
-                self._decides[other] = True
-                self._binding[other] = False
-                heappush(self._waiting, other)
-        for other in (np.flatnonzero(piece.owners[place + 1 - piece.start :] != NOBODY) + place + 1).tolist():
-            if self._containers[other] != NOBODY:  # it may tell a request its container now
+        for other in later.tolist():
+            # It may tell a request its container now.
+            if other < piece.end and piece.owners[other - piece.start] != NOBODY and self._containers[other] != NOBODY:
                 heappush(self._waiting, other)
 
     def _number(self, container_id: str | None) -> int:
@@ -230,7 +243,7 @@ class Attribution:
                 self._learn(operation, row, container_id, place, piece)
             container_id = container_id or operation.container_id
         if container_id is None and row.kind == Kind.SCHED_PROCESS_FORK:
-            binding = self._lineage.binding(row)
+            binding = self._lineage.binding(row.pid, row.goroutine, row.time_ns, row.kind)
             container_id = binding.container_id if binding else None
         changed = self._lineage.follow(row, container_id)
         if changed is not None:
@@ -263,11 +276,10 @@ class Attribution:
     def _bind(self, end: int) -> None:
         """Bind goroutines to the containers of what they did before place `end`."""
         part = slice(self._bound, end)
-        for place in (np.flatnonzero(self._binding[part] & (self._containers[part] >= 0)) + self._bound).tolist():
-            container_id = self._ids[self._containers[place]]
-            self._lineage.bind(
-                self._pids[place], int(self._goroutines[place]), int(self._times_ns[place]), container_id
-            )
+        places = np.flatnonzero(self._binding[part] & (self._containers[part] >= 0)) + self._bound
+        columns = (values.take(places).tolist() for values in (self._goroutines, self._times_ns, self._containers))
+        for place, goroutine, time_ns, number in zip(places.tolist(), *columns, strict=True):
+            self._lineage.bind(self._pids[place], goroutine, time_ns, self._ids[number])
         self._bound = max(self._bound, end)
 
     def _give_to_containers(self, piece: _Piece) -> None:

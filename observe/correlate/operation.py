@@ -101,8 +101,9 @@ class Operation:
 
     def _remember_uses(self) -> None:
         for batch, places, first in self._parts[self._asked :]:
-            used, firsts = np.unique(batch.rows["path"][places], return_index=True)
-            for index, place in zip(used.tolist(), places[firsts].tolist(), strict=True):
+            used = batch.rows["path"].take(places).tolist()
+            firsts = dict(zip(reversed(used), reversed(places.tolist()), strict=True))  # the first one counts
+            for index, place in firsts.items():
                 text = batch.strings[index]
                 self._first_use[text] = min(first + place, self._first_use.get(text, first + place))
         self._asked = len(self._parts)

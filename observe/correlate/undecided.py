@@ -15,7 +15,7 @@ from observe.correlate.identity import Identities
 from observe.correlate.lineage import Lineage
 from observe.correlate.names import layer_in
 from observe.correlate.operation import Operation, covers_of
-from observe.correlate.rows import Row, rows_of, table_of_kinds
+from observe.correlate.rows import columns_of, table_of_kinds
 from observe.model import EVENT_DTYPE, EventBatch, Kind
 
 #: How long a goroutine that worked for a container is taken to do so still (waits for a child are that long).
@@ -184,8 +184,8 @@ class Undecided:
         """
         container_ids = [self._container_ids[place] for place in places.tolist()]
         unnamed = [number for number, container_id in enumerate(container_ids) if container_id is None]
-        for number, row in zip(unnamed, rows_of(self._waiting, places[unnamed]), strict=True):
-            container_ids[number] = self._in_hindsight(row)
+        for number, container_id in zip(unnamed, self._in_hindsight(places[unnamed]), strict=True):
+            container_ids[number] = container_id
         numbers = {operation.container_id: number for number, operation in enumerate(operations)}
         numbers[None] = _NO_CONTAINER
         containers = np.array([numbers.get(container_id, _NO_OPERATION) for container_id in container_ids])
@@ -215,31 +215,36 @@ class Undecided:
         others = gone & (self._found == _FOREIGN)
         asked = np.flatnonzero(gone & ~others)
         asked = asked[[self._container_ids[place] is None for place in asked.tolist()]]
-        others[asked] = list(map(self._is_anothers, rows_of(self._waiting, asked)))
+        times_ns = self._waiting.rows["time_ns"][asked].tolist()
+        others[asked] = list(map(self._is_anothers, times_ns, self._in_hindsight(asked)))
         several = gone & ~others & (self._found == _CONTESTED)
         nobody = gone & ~others & ~several
         for reason, which in ((SEVERAL, several), (NOBODY, nobody), (OTHERS, others)):
             self.left[reason] += int(np.count_nonzero(which))
 
-    def _is_anothers(self, row: Row) -> bool:
-        """Whether an event that names no container is, in the end, of one that no operation was about."""
-        container_id = self._in_hindsight(row)
+    def _is_anothers(self, time_ns: int, container_id: str | None) -> bool:
+        """Whether a moment's event that names no container is, in the end, of one that no operation was about."""
         return container_id is not None and not any(
             operation.container_id == container_id or _may_be_about_any(operation)
             for operation in self._ended
-            if operation.covers(row.time_ns)
+            if operation.covers(time_ns)
         )
 
-    def _in_hindsight(self, row: Row) -> str | None:
-        layer = layer_in(row.path)
-        container_id = self._identities.by_layer(layer) if layer else None
-        if container_id is None and row.kind in _BIRTHS:
-            container_id = self._lineage.child_container(row)
-        if container_id is None:
-            binding = self._lineage.binding(row)
-            if binding and abs(binding.time_ns - row.time_ns) <= _BOUND_NS:
-                container_id = binding.container_id
-        return container_id
+    def _in_hindsight(self, places: npt.NDArray[np.intp]) -> list[str | None]:
+        """The containers of events that name none, as far as something else has told by now."""
+        columns = columns_of(self._waiting, places, "path", "kind", "ret", "pid", "goroutine", "time_ns")
+        found = []
+        for path, kind, ret, pid, goroutine, time_ns in columns:
+            layer = layer_in(path) if path else None
+            container_id = self._identities.by_layer(layer) if layer else None
+            if container_id is None and kind in _BIRTHS:
+                container_id = self._lineage.of_process(ret)
+            if container_id is None:
+                binding = self._lineage.binding(pid, goroutine, time_ns, kind)
+                if binding and abs(binding.time_ns - time_ns) <= _BOUND_NS:
+                    container_id = binding.container_id
+            found.append(container_id)
+        return found
 
     def _others_worked_near(self, time_ns: int, operation: Operation) -> bool:
         """Whether something was done for a container that the operation is not about."""
