@@ -12,8 +12,8 @@ from urllib.parse import parse_qs, unquote
 import numpy as np
 import numpy.typing as npt
 
-from observe.correlate.rows import Row
-from observe.model import EVENT_DTYPE, STRING_COLUMNS, EventBatch
+from observe.correlate.rows import Row, together
+from observe.model import EventBatch
 
 #: What requests to a live engine are told apart: ids of operations of the catalogue.
 OPERATIONS = ("create", "start")
@@ -79,20 +79,12 @@ class Operation:
 
     def events(self) -> EventBatch:
         """What it was given."""
-        by_batch: dict[int, list[npt.NDArray[np.intp]]] = {}
+        by_batch: dict[int, tuple[EventBatch, list[npt.NDArray[np.intp]]]] = {}
         for batch, places, _ in self._parts:
-            by_batch.setdefault(id(batch), []).append(places)
-        batches = {id(batch): batch for batch, _, _ in self._parts}
-        rows = np.empty(sum(len(places) for _, places, _ in self._parts), dtype=EVENT_DTYPE)
-        strings, at = [""], 0
-        for key, parts in by_batch.items():
-            own = batches[key].rows.take(np.concatenate(parts))
-            for name in STRING_COLUMNS:
-                own[name] += len(strings)
-            rows[at : at + len(own)] = own
-            strings += batches[key].strings
-            at += len(own)
-        return EventBatch(rows, tuple(strings))
+            by_batch.setdefault(id(batch), (batch, []))[1].append(places)
+        return together(
+            [EventBatch(batch.rows.take(np.concatenate(parts)), batch.strings) for batch, parts in by_batch.values()]
+        )
 
     def has_used(self, path: str, before: int) -> bool:
         """Whether one of its events named a path before event number `before` of the stream."""

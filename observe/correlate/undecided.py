@@ -15,7 +15,7 @@ from observe.correlate.identity import Identities
 from observe.correlate.lineage import Lineage
 from observe.correlate.names import layer_in
 from observe.correlate.operation import Operation, covers_of
-from observe.correlate.rows import columns_of, table_of_kinds
+from observe.correlate.rows import columns_of, table_of_kinds, together
 from observe.model import EVENT_DTYPE, EventBatch, Kind
 
 #: How long a goroutine that worked for a container is taken to do so still (waits for a child are that long).
@@ -39,6 +39,8 @@ _NEVER_ASKED = 0
 _NO_OPERATION, _NO_CONTAINER = -1, -2
 #: Events that wait at most, as they do while a request hangs; the oldest are given up first.
 MOST_WAITING = 20_000
+#: Pieces of batches that hold all strings of their batch.
+_MOST_NEW = 64
 
 
 class Undecided:
@@ -89,8 +91,10 @@ class Undecided:
             self.left[OTHERS] += int(np.count_nonzero(foreign))
             rows, container_ids = rows[~foreign], list(compress(container_ids, (~foreign).tolist()))
         if len(rows):
-            self._new.append(EventBatch(rows, batch.strings).compacted())
+            self._new.append(EventBatch(rows, batch.strings))
             self._container_ids += container_ids
+            if len(self._new) >= _MOST_NEW:
+                self._waiting = self._gathered().compacted()
         if len(self) > MOST_WAITING:
             self._give_up(len(self) - MOST_WAITING * 9 // 10)
 
@@ -105,7 +109,7 @@ class Undecided:
     def _gathered(self) -> EventBatch:
         """All events that wait."""
         if self._new:
-            self._waiting = EventBatch.concat([self._waiting, *self._new])
+            self._waiting = together([self._waiting, *self._new])
             self._new = []
             self._found = np.append(self._found, np.zeros(len(self) - len(self._found), dtype=np.int8))
         return self._waiting
@@ -119,19 +123,17 @@ class Undecided:
         gone[np.argsort(self._times_ns(), kind="stable")[:count]] = True
         self._count(gone)
         self._keep(~gone)
-        kept_ns = self._forget_ended(_NEVER_NS)
-        self._forget_work(kept_ns)
+        self._forget_work(self._forget_ended(_NEVER_NS))
 
     def _keep(self, which: npt.NDArray[np.bool_]) -> None:
         """Forget the other events."""
-        if not which.all():
-            self._waiting = EventBatch(self._waiting.rows[which], self._waiting.strings).compacted()
-            self._container_ids = list(compress(self._container_ids, which.tolist()))
-            self._found = self._found[which]
+        self._waiting = EventBatch(self._waiting.rows[which], self._waiting.strings).compacted()
+        self._container_ids = list(compress(self._container_ids, which.tolist()))
+        self._found = self._found[which]
 
     def _forget_ended(self, time_ns: int) -> int:
         """Forget the ended operations that no event lies in; the time of the first event, or `time_ns` without any."""
-        first_ns = int(self._times_ns().min()) if len(self) else time_ns
+        first_ns = int(self._waiting.rows["time_ns"].min()) if len(self) else time_ns
         self._ended = [one for one in self._ended if one.end_ns is None or one.end_ns > first_ns]
         return first_ns
 
