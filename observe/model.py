@@ -207,14 +207,14 @@ class EventBatch:
 
     def compacted(self) -> EventBatch:
         """The same events, without strings that none of them has."""
+        rows = self.rows.copy()
         used = np.zeros(len(self.strings), dtype=np.bool_)
         used[0] = True
         for name in STRING_COLUMNS:
-            used[self.rows[name]] = True
-        place = np.cumsum(used, dtype="<u4") - 1
-        rows = self.rows.copy()
+            used[rows[name]] = True
+        places = np.cumsum(used) - 1
         for name in STRING_COLUMNS:
-            rows[name] = place[rows[name]]
+            rows[name] = places[rows[name]]
         return EventBatch(rows, tuple(compress(self.strings, used.tolist())))
 
     @classmethod

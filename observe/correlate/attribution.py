@@ -18,11 +18,11 @@ import numpy.typing as npt
 
 from observe.correlate.identity import Identities
 from observe.correlate.lineage import ENGINE_ROLES, Lineage
-from observe.correlate.names import container_in, is_container_id, layer_in, process_in
-from observe.correlate.operation import Operation
+from observe.correlate.names import is_container_id, named_in
+from observe.correlate.operation import Operation, covers_of
 from observe.correlate.processes import NOBODY, Processes, Works
 from observe.correlate.rows import Row, row_at, table_of_kinds
-from observe.correlate.undecided import Undecided, may_be_about_any
+from observe.correlate.undecided import Undecided
 from observe.model import EventBatch, Kind, Mark
 
 _FUNCTIONS = table_of_kinds({Kind.FUNCTION_ENTRY, Kind.FUNCTION_RETURN})
@@ -32,6 +32,7 @@ _BOUNDARIES = table_of_kinds({Kind.API_REQUEST, Kind.API_RESPONSE})
 _ENTRYPOINT, _INVENTED = int(Mark.ENTRYPOINT), int(Mark.INVENTED)
 #: How late a file event may be read that a call before the answer caused.
 _READ_LATE_NS = 60_000_000
+_NAMING = ("path", "path2", "detail")
 #: In place of a container's number: only the moment tells whether it is one.
 _ASK = -2
 
@@ -85,7 +86,12 @@ class Attribution:
         self._by_name = by_name & self._counts
         #: That of the identities that the names were told by.
         self._layer_changes = identities.layer_changes
-        self._name(np.flatnonzero(self._by_name))
+        #: Number of the container that each string names; layers in the strings → the strings of each.
+        self._named = np.full(len(batch.strings), NOBODY, dtype=np.int64)
+        self._layers: dict[str, list[int]] = {}
+        places = np.flatnonzero(self._by_name)
+        self._understand(places)
+        self._name(places)
         decides = self._counts & (
             _BIRTHS_AND_ENDS[kinds]
             | (_EXECS[kinds] & (marks & _ENTRYPOINT != 0))
@@ -107,8 +113,8 @@ class Attribution:
 
     def give(self, start: int, end: int, operations: Sequence[Operation]) -> None:
         """Give the events at the places from `start` to `end` to those operations, or leave them undecided."""
-        piece = _Piece(start, end, operations, [one.cover(self._times_ns[start:end]) for one in operations])
-        if self._lineage.goroutines:
+        piece = _Piece(start, end, operations, covers_of(operations, self._times_ns[start:end]))
+        if self._lineage.goroutines and operations:
             self._give_to_goroutines(piece)
         self._look(piece)
         self._bind(end)
@@ -116,44 +122,51 @@ class Attribution:
         if operations:
             self._give_to_containers(piece)
 
+    def _understand(self, places: npt.NDArray[np.intp]) -> None:
+        """Find out what containers the strings of events name."""
+        strings, used = self._batch.strings, np.zeros(len(self._batch.strings), dtype=np.bool_)
+        for name in _NAMING:
+            used[self._batch.rows[name][places]] = True
+        for index in np.flatnonzero(used).tolist():
+            container_id, layer, process = named_in(strings[index])
+            if layer is not None:
+                self._layers.setdefault(layer, []).append(index)
+                container_id = self._identities.by_layer(layer)
+            if container_id is not None:
+                self._named[index] = self._number(container_id)
+            elif process:
+                self._named[index] = _ASK
+
     def _name(self, places: npt.NDArray[np.intp]) -> None:
         """Fill in the containers that events name."""
         rows = self._batch.rows.take(places)
-        used = np.unique([rows["path"], rows["path2"], rows["detail"]])
-        named = np.full(len(self._batch.strings), NOBODY, dtype=np.int64)
-        named[used] = [self._meant(self._batch.strings[index]) for index in used.tolist()]
-        containers = named[rows["path"]]
-        for name in ("path2", "detail"):
-            containers = np.where(containers == NOBODY, named[rows[name]], containers)
+        containers = self._named[rows["path"]]
+        for name in _NAMING[1:]:
+            containers = np.where(containers == NOBODY, self._named[rows[name]], containers)
         for place in np.flatnonzero((rows["kind"] == Kind.FUNCTION_ENTRY) & (rows["path"] != 0)).tolist():
             text = self._batch.strings[rows["path"][place]]
             if is_container_id(text):
                 containers[place] = self._number(text)
         self._containers[places] = containers
 
-    def _meant(self, text: str) -> int:
-        """The number of the container that a text names."""
-        container_id = container_in(text)
-        if container_id is None:
-            layer = layer_in(text)
-            container_id = self._identities.by_layer(layer) if layer else None
-        if container_id is None and process_in(text):
-            return _ASK
-        return self._number(container_id)
-
     def _name_again(self, place: int, piece: _Piece) -> None:
         """Something was learned about layers: what is named after this place may be another container's."""
         self._layer_changes = self._identities.layer_changes
+        changed = np.zeros(len(self._batch.strings), dtype=np.bool_)
+        for layer, indices in self._layers.items():
+            number = self._number(self._identities.by_layer(layer))
+            if self._named[indices[0]] != number:
+                self._named[indices] = number
+                changed[indices] = True
+        if not changed.any():
+            return
         self._bind(place + 1)
-        later = np.flatnonzero(self._by_name[place + 1 :]) + place + 1
+        rows, names = self._batch.rows[place + 1 :], self._by_name[place + 1 :]
+        later = np.flatnonzero(names & np.any([changed[rows[name]] for name in _NAMING], axis=0)) + place + 1
         self._name(later)
-        for other in later[self._containers[later] == _ASK].tolist():
-            if not self._decides[other]:
-                self._decides[other] = True
-                self._binding[other] = False
-                heappush(self._waiting, other)
-        for other in (np.flatnonzero(piece.owners[place + 1 - piece.start :] != NOBODY) + place + 1).tolist():
-            if self._containers[other] != NOBODY:  # it may tell a request its container now
+        for other in later.tolist():
+            # It may tell a request its container now.
+            if other < piece.end and piece.owners[other - piece.start] != NOBODY and self._containers[other] != NOBODY:
                 heappush(self._waiting, other)
 
     def _number(self, container_id: str | None) -> int:
@@ -172,12 +185,12 @@ class Attribution:
         part = slice(piece.start, piece.end)
         goroutines = self._goroutines[part]
         served = self._is_dockerd[part] & self._counts[part] & (goroutines != 0)
-        for number in range(len(piece.operations) - 1, -1, -1):  # the first one counts
-            operation = piece.operations[number]
-            own = served & (goroutines == operation.goroutine) & piece.covers[number]
-            piece.owners[own] = number
+        own_goroutines = np.array([operation.goroutine for operation in piece.operations], dtype=np.uint64)
+        own = served & (goroutines == own_goroutines[:, None]) & piece.covers
+        piece.owners = np.where(own.any(axis=0), own.argmax(axis=0), NOBODY)  # the first one counts
+        for number, operation in enumerate(piece.operations):
             if not operation.knows_itself:
-                places = (np.flatnonzero(own) + piece.start).tolist()
+                places = (np.flatnonzero(own[number]) + piece.start).tolist()
                 self._waiting += filter(self._tells, places)
                 heapify(self._waiting)
 
@@ -230,7 +243,7 @@ class Attribution:
                 self._learn(operation, row, container_id, place, piece)
             container_id = container_id or operation.container_id
         if container_id is None and row.kind == Kind.SCHED_PROCESS_FORK:
-            binding = self._lineage.binding(row)
+            binding = self._lineage.binding(row.pid, row.goroutine, row.time_ns, row.kind)
             container_id = binding.container_id if binding else None
         changed = self._lineage.follow(row, container_id)
         if changed is not None:
@@ -263,11 +276,10 @@ class Attribution:
     def _bind(self, end: int) -> None:
         """Bind goroutines to the containers of what they did before place `end`."""
         part = slice(self._bound, end)
-        for place in (np.flatnonzero(self._binding[part] & (self._containers[part] >= 0)) + self._bound).tolist():
-            container_id = self._ids[self._containers[place]]
-            self._lineage.bind(
-                self._pids[place], int(self._goroutines[place]), int(self._times_ns[place]), container_id
-            )
+        places = np.flatnonzero(self._binding[part] & (self._containers[part] >= 0)) + self._bound
+        columns = (values.take(places).tolist() for values in (self._goroutines, self._times_ns, self._containers))
+        for place, goroutine, time_ns, number in zip(places.tolist(), *columns, strict=True):
+            self._lineage.bind(self._pids[place], goroutine, time_ns, self._ids[number])
         self._bound = max(self._bound, end)
 
     def _give_to_containers(self, piece: _Piece) -> None:
@@ -275,51 +287,44 @@ class Attribution:
         part, operations = slice(piece.start, piece.end), piece.operations
         containers, counts = self._containers[part], self._counts[part]
         free = counts & (piece.owners == NOBODY)
-        owners = piece.owners.copy()
-        covered, shared = np.zeros(len(owners), dtype=np.bool_), np.zeros(len(owners), dtype=np.bool_)
-        abouts = []
-        for number, operation in enumerate(operations):
-            about = free & (containers == self._numbers.get(operation.container_id or "", _ASK))
-            about[: piece.known_from.get(number, piece.start) - piece.start] = False
-            abouts.append(about)
-            covered |= piece.covers[number]
-            own = about & piece.covers[number]
-            shared |= own & (owners != NOBODY)
-            owners[own] = number
-        owners[shared] = NOBODY
+        # Whether an operation knew its container then, and that it is the event's.
+        knew = np.array([operation.container_id is not None for operation in operations])[:, None]
+        if piece.known_from:
+            knew = np.repeat(knew, piece.end - piece.start, axis=1)
+            for number, place in piece.known_from.items():
+                knew[number, : place - piece.start] = False
+        numbers = np.array([self._numbers.get(operation.container_id or "", _ASK) for operation in operations])
+        abouts = free & knew & (containers == numbers[:, None])
+        own = abouts & piece.covers
+        possible = np.count_nonzero(own, axis=0)
+        owners = np.where(possible == 1, own.argmax(axis=0), piece.owners)
         unsure = self._unsure(piece, owners, abouts)
-        for number, operation in enumerate(operations):
-            operation.take(self._batch, np.flatnonzero((owners == number) & ~unsure) + piece.start, self._first)
+        sure = np.where(unsure, NOBODY, owners)
+        for number in {*sure.tolist()} - {NOBODY}:
+            operations[number].take(self._batch, np.flatnonzero(sure == number) + piece.start, self._first)
         for place in np.flatnonzero(unsure).tolist():
-            possible = [one for one, about in zip(operations, abouts, strict=True) if about[place]]
-            owner = self._last_user(piece.start + place, possible)
+            candidates = [one for one, about in zip(operations, abouts, strict=True) if about[place]]
+            owner = self._last_user(piece.start + place, candidates)
             if owner is not None:
                 owners[place] = operations.index(owner)
             if owners[place] != NOBODY:
                 operations[owners[place]].take(self._batch, np.array([piece.start + place]), self._first)
-        left = np.flatnonzero(counts & covered & (owners == NOBODY))
-        if not len(left):
-            return
-        named = containers[left]
-        others = named != NOBODY
-        for operation, cover in zip(operations, piece.covers, strict=True):
-            about = may_be_about_any(operation) or named == self._numbers.get(operation.container_id or "", _ASK)
-            others &= ~(cover[left] & about)
-        ids = [self._id(number) for number in named.tolist()]
-        self._undecided.add(self._batch, left + piece.start, ids, others, self._first)
+        left = np.flatnonzero(free & (owners == NOBODY) & piece.covers.any(axis=0))
+        foreign = (containers != NOBODY) & (possible == 0) & ~(piece.covers & ~knew).any(axis=0)
+        ids = [self._id(number) for number in containers[left].tolist()]
+        self._undecided.add(self._batch, left + piece.start, ids, foreign[left])
 
     def _unsure(
-        self, piece: _Piece, owners: npt.NDArray[np.int64], abouts: Sequence[npt.NDArray[np.bool_]]
+        self, piece: _Piece, owners: npt.NDArray[np.int64], abouts: npt.NDArray[np.bool_]
     ) -> npt.NDArray[np.bool_]:
         """File events without their call that are told late, maybe just after the answer: of more than one request."""
         part = slice(piece.start, piece.end)
-        late: npt.NDArray[np.bool_] = self._late[part]
-        if not late.any():
-            return late
-        near = np.zeros(len(late), dtype=np.int64)
-        for about, operation in zip(abouts, piece.operations, strict=True):
-            near += about & operation.cover(self._times_ns[part], _READ_LATE_NS)
-        unsure: npt.NDArray[np.bool_] = late & (near > 0) & ~((near == 1) & (owners != NOBODY))
+        unsure: npt.NDArray[np.bool_] = self._late[part].copy()
+        places = np.flatnonzero(unsure)
+        if len(places):
+            near = abouts[:, places] & covers_of(piece.operations, self._times_ns[part][places], _READ_LATE_NS)
+            count = np.count_nonzero(near, axis=0)
+            unsure[places] = (count > 1) | ((count == 1) & (owners[places] == NOBODY))
         return unsure
 
     def _last_user(self, place: int, possible: Sequence[Operation]) -> Operation | None:
@@ -334,9 +339,7 @@ class Attribution:
 class _Piece:
     """Neighbouring events of a batch, during which no operation begins or ends."""
 
-    def __init__(
-        self, start: int, end: int, operations: Sequence[Operation], covers: list[npt.NDArray[np.bool_]]
-    ) -> None:
+    def __init__(self, start: int, end: int, operations: Sequence[Operation], covers: npt.NDArray[np.bool_]) -> None:
         """`covers`: of each operation, which of the events lie inside."""
         self.start, self.end = start, end
         self.operations, self.covers = operations, covers

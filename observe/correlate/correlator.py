@@ -14,11 +14,10 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from observe.correlate.attribution import Attribution
 from observe.correlate.build import Functions, build_run
-from observe.correlate.files import FileJoin, changes_names, tells_names
+from observe.correlate.files import FileJoin
 from observe.correlate.frames import FrameMatcher
 from observe.correlate.identity import Identities
 from observe.correlate.imported import imported_runs
@@ -30,7 +29,7 @@ from observe.correlate.rules import Rules
 from observe.correlate.stack_abi import NUMBER_BITS, StackAbiReturns
 from observe.correlate.undecided import NOBODY, OTHERS, SEVERAL, Undecided
 from observe.correlate.why import Explainer, SchedulerEvents
-from observe.model import EventBatch, Header, Item, Kind, Loss, Mark, Note, NoteKind, Run
+from observe.model import EventBatch, Header, Item, Kind, Loss, Note, NoteKind, Run
 from observe.phases import Catalogue
 from observe.phases.causes import load_causes
 
@@ -47,7 +46,6 @@ _NEVER_NS = (1 << 63) - 1
 NO_OPERATION = "in_no_operation"
 #: An operation that hangs keeps a bounded number of events.
 NO_ROOM = "too_many_in_one_operation"
-_INVENTED = int(Mark.INVENTED)
 _FUNCTIONS = table_of_kinds({Kind.FUNCTION_ENTRY, Kind.FUNCTION_RETURN})
 _BOUNDARIES = table_of_kinds({Kind.API_REQUEST, Kind.API_RESPONSE})
 _LOSS_FIELDS = frozenset(field.name for field in fields(Loss))
@@ -160,7 +158,7 @@ class Correlator:
     def _feed(self, batch: EventBatch) -> Iterator[Run]:
         ends_ns = (batch.rows["time_ns"] + batch.rows["duration_ns"]).astype(np.int64)
         now_ns = np.maximum(np.maximum.accumulate(ends_ns), self._now_ns)
-        batch = self._joined(self._completed(batch), now_ns)
+        batch = self._files.join(self._completed(batch), now_ns)
         attribution = Attribution(
             batch,
             self._fed,
@@ -196,27 +194,8 @@ class Correlator:
         if (batch.rows["flags"][places] >> NUMBER_BITS).any():
             rows = dict(zip(places.tolist(), rows_of(batch, places), strict=True))
             batch = with_rows(batch, {place: self._returns.complete(row) for place, row in rows.items()})
-        self._frames.feed(batch)
+        self._frames.close(batch)
         return batch
-
-    def _joined(self, batch: EventBatch, now_ns: npt.NDArray[np.int64]) -> EventBatch:
-        """The batch with the times and processes of calls for the file events that they caused."""
-        kinds = batch.rows["kind"]
-        places = np.flatnonzero(tells_names(batch.rows) | changes_names(batch.rows))
-        changed: dict[int, Row] = {}
-        for place, row in zip(places.tolist(), rows_of(batch, places), strict=True):
-            if row.kind != Kind.INOTIFY:
-                self._files.call(row)
-                continue
-            self._files.advance(int(now_ns[place]))
-            joined = self._files.event(row)
-            if joined is not row:
-                changed[place] = joined
-        told = (kinds == Kind.INOTIFY) & (batch.rows["marks"] & _INVENTED == 0)
-        clock = np.flatnonzero((kinds < Kind.SCHED_PROCESS_FORK) | told)
-        if len(clock):
-            self._files.advance(int(now_ns[clock[-1]]))
-        return with_rows(batch, changed)
 
     @property
     def open_operations(self) -> tuple[tuple[str, int], ...]:

@@ -8,14 +8,14 @@ calls did and inotify never told is counted: it cannot watch a directory before 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from observe.correlate.rows import Row, table_of_kinds
-from observe.model import Kind, Mark
+from observe.correlate.rows import columns_of, table_of_kinds
+from observe.model import EventBatch, Kind, Mark
 
 # include/uapi/linux/inotify.h
 IN_MODIFY = 0x2
@@ -25,7 +25,6 @@ IN_MOVED_TO = 0x80
 IN_CREATE = 0x100
 IN_DELETE = 0x200
 IN_ISDIR = 0x40000000
-_NAMES = IN_CREATE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO
 
 _O_CREAT, _O_EXCL = 0x40, 0x80
 _INVENTED = int(Mark.INVENTED)
@@ -40,33 +39,37 @@ _EFFECTS: dict[Kind | int, int] = {
     **dict.fromkeys((Kind.UNLINK, Kind.UNLINKAT, Kind.RMDIR), _DELETE),
 }
 _CHANGES_NAMES = table_of_kinds([kind for kind in Kind if kind in _EFFECTS])
+#: What of a call becomes its `_Caller`.
+_CALLER = ("time_ns", "duration_ns", "pid", "tid", "goroutine", "comm")
 _OPENS = table_of_kinds({Kind.OPEN, Kind.OPENAT, Kind.OPENAT2})
 
 
-def changes_names(rows: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Of each event (`EVENT_DTYPE`) whether it is a call that `FileJoin.call` looks at."""
+def _changes_names(rows: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Of each event (`EVENT_DTYPE`) whether it is a successful call that does something to names."""
     kinds = rows["kind"]
     makes_nothing = _OPENS[kinds] & (rows["flags"] & _O_CREAT == 0)
     changes: npt.NDArray[np.bool_] = _CHANGES_NAMES[kinds] & (rows["ret"] >= 0) & ~makes_nothing
     return changes
 
 
-def tells_names(rows: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Of each event (`EVENT_DTYPE`) whether it is a file event that `FileJoin.event` looks at: most are writes."""
-    told: npt.NDArray[np.bool_] = (
-        (rows["kind"] == Kind.INOTIFY) & (rows["marks"] & _INVENTED == 0) & (rows["flags"] & _NAMES != 0)
-    )
-    return told
+class _Caller(NamedTuple):
+    """When a call was made, and by whom."""
+
+    time_ns: int
+    end_ns: int
+    pid: int
+    tid: int
+    goroutine: int
+    comm: str
 
 
-@dataclass(slots=True)
-class _Call:
+class _Call(NamedTuple):
     """A call whose event may still come; `certain`: it comes unless inotify misses it."""
 
     key: tuple[int, str]
-    row: Row
+    path: str
+    caller: _Caller
     certain: bool
-    told: bool = False
 
 
 class FileJoin:
@@ -80,34 +83,51 @@ class FileJoin:
         self._by_key: dict[tuple[int, str], list[_Call]] = {}
         self.missed = 0
 
-    def call(self, row: Row) -> None:
-        """Remember what a successful call did to names."""
-        effect = _EFFECTS.get(row.kind)
-        if effect is None or row.ret < 0 or not row.path.startswith("/"):
-            return
-        if effect == _CREATE and not (row.flags & _O_CREAT or row.kind == Kind.CREAT):
-            return
-        # Without O_EXCL the file may have existed: then nothing was created.
-        self._wait(effect, row.path, row, effect != _CREATE or bool(row.flags & _O_EXCL))
-        if effect == _MOVED_TO:
-            self._wait(_MOVED_FROM, row.path2, row, certain=False)
+    def join(self, batch: EventBatch, now_ns: npt.NDArray[np.int64]) -> EventBatch:
+        """The batch with time, process and goroutine of their calls for the inotify events whose calls are known.
 
-    def event(self, row: Row) -> Row:
-        """The inotify event with time, process and goroutine of its call; as it is if no call is known."""
-        effect = None if row.marks & _INVENTED else _effect(row.flags)
-        if effect is None or (effect, row.path) not in self._by_key:
-            return row
-        found = self._take((effect, row.path))
-        found.told = True
-        call = found.row
+        `now_ns`: how late it is when each event comes.
+        """
+        kinds = batch.rows["kind"]
+        told = (kinds == Kind.INOTIFY) & (batch.rows["marks"] & _INVENTED == 0)
+        places = np.flatnonzero(told | _changes_names(batch.rows))
+        columns = columns_of(batch, places, "kind", "flags", "path", "path2", *_CALLER)
+        callers: dict[int, _Caller] = {}
+        for place, at_ns, values in zip(places.tolist(), now_ns.take(places).tolist(), columns, strict=True):
+            kind, flags, path, path2, time_ns, duration_ns, *others = values
+            if kind == Kind.INOTIFY:
+                self.advance(at_ns)
+                caller = self._caller(_effect(flags), path)
+                if caller is not None:
+                    callers[place] = caller
+            elif path.startswith("/"):
+                self._call(kind, flags, path, path2, _Caller(time_ns, time_ns + duration_ns, *others))
+        clock = np.flatnonzero((kinds < Kind.SCHED_PROCESS_FORK) | told)
+        if len(clock):
+            self.advance(int(now_ns[clock[-1]]))
+        return _with_callers(batch, callers) if callers else batch
+
+    def _call(self, kind: int, flags: int, path: str, path2: str, caller: _Caller) -> None:
+        """Remember what a call did to names."""
+        effect = _EFFECTS[kind]
+        # Without O_EXCL the file may have existed: then nothing was created.
+        self._wait(effect, path, caller, effect != _CREATE or bool(flags & _O_EXCL))
+        if effect == _MOVED_TO:
+            self._wait(_MOVED_FROM, path2, caller, certain=False)
+
+    def _caller(self, effect: int | None, path: str) -> _Caller | None:
+        """Whose call caused an inotify event, if it is known."""
+        if effect is None or (effect, path) not in self._by_key:
+            return None
+        found = self._take((effect, path))
         # inotify keeps the order of what happened: it will not tell any more what was over before this call.
-        while self._waiting[0] is not found and self._waiting[0].row.end_ns <= call.time_ns:
+        while self._waiting[0] is not found and self._waiting[0].caller.end_ns <= found.caller.time_ns:
             self._give_up_oldest()
-        return row._replace(time_ns=call.time_ns, pid=call.pid, tid=call.tid, goroutine=call.goroutine, comm=call.comm)
+        return found.caller
 
     def advance(self, now_ns: int) -> None:
         """Count as missed what inotify will not tell any more."""
-        while self._waiting and self._waiting[0].row.time_ns + _LATEST_NS <= now_ns:
+        while self._waiting and self._waiting[0].caller.time_ns + _LATEST_NS <= now_ns:
             self._give_up_oldest()
 
     def finish(self) -> None:
@@ -115,9 +135,9 @@ class FileJoin:
         while self._waiting:
             self._give_up_oldest()
 
-    def _wait(self, effect: int, path: str, row: Row, certain: bool) -> None:
+    def _wait(self, effect: int, path: str, caller: _Caller, certain: bool) -> None:
         # Inside a mounted layer, inotify sees the upper directory.
-        call = _Call((effect, path.replace("/merged/", "/diff/")), row, certain)
+        call = _Call((effect, path.replace("/merged/", "/diff/")), path, caller, certain)
         self._waiting.append(call)
         calls = self._by_key.get(call.key)
         if calls is None:
@@ -135,12 +155,24 @@ class FileJoin:
 
     def _give_up_oldest(self) -> None:
         call = self._waiting.popleft()
-        if not call.told:
+        calls = self._by_key.get(call.key)
+        if calls and calls[0] is call:  # it was not told
             self._take(call.key)
-            self.missed += call.certain and self._is_watched(call.row.path)
+            self.missed += call.certain and self._is_watched(call.path)
 
     def _is_watched(self, path: str) -> bool:
         return path.startswith(self._watched) and "/merged" not in path if self._watched else False
+
+
+def _with_callers(batch: EventBatch, callers: Mapping[int, _Caller]) -> EventBatch:
+    """The batch with events at some places as if they were the calls."""
+    rows, strings, places = batch.rows.copy(), batch.strings, list(callers)
+    times_ns, _, *columns, comms = zip(*callers.values(), strict=True)
+    for name, values in zip(("time_ns", "pid", "tid", "goroutine"), (times_ns, *columns), strict=True):
+        rows[name][places] = values
+    index = {comm: len(strings) + number for number, comm in enumerate(dict.fromkeys(comms))}
+    rows["comm"][places] = [index[comm] for comm in comms]
+    return EventBatch(rows, (*strings, *index))
 
 
 def _effect(mask: int) -> int | None:

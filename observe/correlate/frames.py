@@ -8,6 +8,7 @@ moves a goroutine to another thread or copies its stack. (What Go < 1.17 hides a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import starmap
 from typing import NamedTuple
 
 from observe.correlate.rows import table_of_kinds
@@ -45,6 +46,10 @@ class _Entry(NamedTuple):
     start_ns: int
 
 
+#: Process and goroutine of a call, the call, when it ended, and whether it returned.
+_Closed = tuple[tuple[int, int], _Entry, int, bool]
+
+
 class FrameMatcher:
     """Feed events in order of time; take the frames that are closed. Looks at functions, execs and exits only."""
 
@@ -57,8 +62,12 @@ class FrameMatcher:
 
     def feed(self, events: EventBatch) -> list[Frame]:
         """The frames that these events close, in the order in which they end, the innermost first."""
+        return list(starmap(self._frame, self.close(events)))
+
+    def close(self, events: EventBatch) -> list[_Closed]:
+        """What `feed` makes frames of, for who only counts `unmatched_returns`."""
         rows = events.rows.compress(_MATCHED[events.rows["kind"]])
-        closed: list[Frame] = []
+        closed: list[_Closed] = []
         columns = (rows[name].tolist() for name in ("kind", "time_ns", "pid", "goroutine", "flags", "ret"))
         for kind, time_ns, pid, goroutine, number, depth_bytes in zip(*columns, strict=True):
             if kind == Kind.FUNCTION_ENTRY:
@@ -72,12 +81,12 @@ class FrameMatcher:
 
     def finish(self, time_ns: int) -> list[Frame]:
         """All that is still open ends now."""
-        closed: list[Frame] = []
+        closed: list[_Closed] = []
         for key in list(self._stacks):
             self._unwind(key, 0, time_ns, closed)
-        return closed
+        return list(starmap(self._frame, closed))
 
-    def _enter(self, key: tuple[int, int], entry: _Entry, closed: list[Frame]) -> None:
+    def _enter(self, key: tuple[int, int], entry: _Entry, closed: list[_Closed]) -> None:
         stack = self._stacks.get(key)
         if stack:
             last = stack[-1]
@@ -89,27 +98,27 @@ class FrameMatcher:
                 self._unwind(key, kept, entry.start_ns, closed)
         self._stacks.setdefault(key, []).append(entry)
 
-    def _return(self, key: tuple[int, int], number: int, depth_bytes: int, time_ns: int, closed: list[Frame]) -> None:
+    def _return(self, key: tuple[int, int], number: int, depth_bytes: int, time_ns: int, closed: list[_Closed]) -> None:
         stack = self._stacks.get(key, [])
         for index in range(len(stack) - 1, -1, -1):
             entry = stack[index]
             if entry.number == number and entry.depth_bytes == depth_bytes:
                 if index + 1 < len(stack):
                     self._unwind(key, index + 1, time_ns, closed)
-                closed.append(self._frame(key, stack.pop(), time_ns, complete=True))
+                closed.append((key, stack.pop(), time_ns, True))
                 if not stack:
                     del self._stacks[key]
                 return
         self.unmatched_returns += 1
 
-    def _unwind(self, key: tuple[int, int], keep: int, time_ns: int, closed: list[Frame]) -> None:
+    def _unwind(self, key: tuple[int, int], keep: int, time_ns: int, closed: list[_Closed]) -> None:
         stack = self._stacks[key]
         while len(stack) > keep:
-            closed.append(self._frame(key, stack.pop(), time_ns, complete=False))
+            closed.append((key, stack.pop(), time_ns, False))
         if not stack:
             del self._stacks[key]
 
-    def _frame(self, key: tuple[int, int], entry: _Entry, end_ns: int, *, complete: bool) -> Frame:
+    def _frame(self, key: tuple[int, int], entry: _Entry, end_ns: int, complete: bool) -> Frame:
         name = self._names.get(entry.number) or f"function {entry.number}"
         return Frame(name, *key, entry.depth_bytes, entry.start_ns, end_ns, complete)
 

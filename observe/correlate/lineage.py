@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from observe.correlate.identity import Identities
-from observe.correlate.names import container_in, is_container_id, layer_in, process_in
+from observe.correlate.names import container_in, is_container_id, named_in
 from observe.correlate.rows import Row
 from observe.model import Kind, Mark
 
@@ -87,21 +87,13 @@ class Lineage:
         if row.kind == Kind.FUNCTION_ENTRY and is_container_id(row.path):
             return row.path
         for text in (row.path, row.path2, row.detail):
-            if len(text) < 10:  # shorter than any path that names one
-                continue
-            container_id = container_in(text)
+            container_id, layer, process = named_in(text)
+            if not container_id and layer:
+                container_id = self._identities.by_layer(layer)
+            if not container_id and process:
+                container_id = self.of_process(process)
             if container_id:
                 return container_id
-            layer = layer_in(text)
-            if layer:
-                container_id = self._identities.by_layer(layer)
-                if container_id:
-                    return container_id
-            process = process_in(text)
-            if process:
-                container_id = self._of_process(process)
-                if container_id:
-                    return container_id
         return None
 
     def bind(self, pid: int, goroutine: int, time_ns: int, container_id: str) -> None:
@@ -109,32 +101,34 @@ class Lineage:
         if not goroutine or not self.goroutines:
             return
         key = (pid, goroutine)
-        history = self._bindings.setdefault(key, [])
-        self._bindings.move_to_end(key)
+        history = self._bindings.get(key)
+        if history is None:
+            history = self._bindings[key] = []
+        else:
+            self._bindings.move_to_end(key)
         history.append(Binding(time_ns, container_id))
         if len(history) > _BINDINGS:
             del history[: _BINDINGS // 2]
         if len(self._bindings) > _GOROUTINES:
             self._bindings.popitem(last=False)
 
-    def binding(self, row: Row) -> Binding | None:
-        """What the event's goroutine of a daemon did for a container next in time, before or after.
+    def binding(self, pid: int, goroutine: int, time_ns: int, kind: int) -> Binding | None:
+        """What the goroutine of a daemon that made an event did for a container next in time, before or after.
 
         A goroutine that ends leaves its g pointer to another, which may work for another container: the
         nearest is the best witness. containerd's goroutines change too fast to be asked, but for functions:
         those that are probed are about one container, and name it while they run.
         """
-        history = self._bindings.get((row.pid, row.goroutine))
-        if not history or (self._roles.get(row.pid) != "dockerd" and row.kind not in _FUNCTIONS):
+        history = self._bindings.get((pid, goroutine))
+        if not history or (self._roles.get(pid) != "dockerd" and kind not in _FUNCTIONS):
             return None
-        index = bisect_left(history, (row.time_ns, ""))
-        return min(history[max(index - 1, 0) : index + 1], key=lambda binding: abs(binding.time_ns - row.time_ns))
+        index = bisect_left(history, (time_ns, ""))
+        if index == 0 or (index < len(history) and history[index][0] - time_ns < time_ns - history[index - 1][0]):
+            return history[index]
+        return history[index - 1]
 
-    def child_container(self, row: Row) -> str | None:
-        """Container of the process that a fork or clone made, as it turned out."""
-        return self._of_process(row.ret)
-
-    def _of_process(self, pid: int) -> str | None:
+    def of_process(self, pid: int) -> str | None:
+        """Container that a process works for or has worked for, as it turned out."""
         return self._containers.get(pid) or self._ended.get(pid)
 
     def follow(self, row: Row, container_id: str | None) -> int | None:

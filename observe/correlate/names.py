@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from typing import NamedTuple
 
 #: moby's graph drivers (daemon/graphdriver/register): the folder of each below the data root.
 DRIVERS = ("overlay2", "fuse-overlayfs", "btrfs", "zfs", "vfs", "overlay", "aufs", "devicemapper")
@@ -48,6 +49,30 @@ def layer_in(text: str) -> str | None:
     """The layer folder of the storage driver that a path lies in, without `-init`."""
     match = _LAYER.search(text)
     return match[1] if match else None
+
+
+class Named(NamedTuple):
+    """What a text names: a container, else maybe a layer of one, or a process."""
+
+    container_id: str | None = None
+    layer: str | None = None
+    process: int | None = None
+
+
+_NOTHING = Named()
+_SHORTEST = len("/proc/1/ns/")
+
+
+@lru_cache(_CACHED)
+def named_in(text: str) -> Named:
+    """The container, or the layer and the process, that a path or arguments (joined by NUL) name."""
+    if len(text) < _SHORTEST:
+        return _NOTHING
+    container_id = container_in(text)
+    if container_id is not None:
+        return Named(container_id)
+    layer, process = layer_in(text), process_in(text)
+    return _NOTHING if layer is None and process is None else Named(None, layer, process)
 
 
 def process_in(text: str) -> int | None:

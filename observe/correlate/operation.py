@@ -5,19 +5,21 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, unquote
 
 import numpy as np
 import numpy.typing as npt
 
-from observe.correlate.rows import Row
-from observe.model import EVENT_DTYPE, STRING_COLUMNS, EventBatch
+from observe.correlate.rows import Row, together
+from observe.model import EventBatch
 
 #: What requests to a live engine are told apart: ids of operations of the catalogue.
 OPERATIONS = ("create", "start")
 #: So many batches are held for the few events of them that are an operation's; then these are copied.
 _MOST_PARTS = 64
+_NEVER_NS = (1 << 63) - 1
 _TARGET = re.compile(r"^(?:/v[\d.]+)?/containers/(?:(?P<create>create)|(?P<reference>.+)/start)$")
 
 
@@ -77,20 +79,12 @@ class Operation:
 
     def events(self) -> EventBatch:
         """What it was given."""
-        by_batch: dict[int, list[npt.NDArray[np.intp]]] = {}
+        by_batch: dict[int, tuple[EventBatch, list[npt.NDArray[np.intp]]]] = {}
         for batch, places, _ in self._parts:
-            by_batch.setdefault(id(batch), []).append(places)
-        batches = {id(batch): batch for batch, _, _ in self._parts}
-        rows = np.empty(sum(len(places) for _, places, _ in self._parts), dtype=EVENT_DTYPE)
-        strings, at = [""], 0
-        for key, parts in by_batch.items():
-            own = batches[key].rows.take(np.concatenate(parts))
-            for name in STRING_COLUMNS:
-                own[name] += len(strings)
-            rows[at : at + len(own)] = own
-            strings += batches[key].strings
-            at += len(own)
-        return EventBatch(rows, tuple(strings))
+            by_batch.setdefault(id(batch), (batch, []))[1].append(places)
+        return together(
+            [EventBatch(batch.rows.take(np.concatenate(parts)), batch.strings) for batch, parts in by_batch.values()]
+        )
 
     def has_used(self, path: str, before: int) -> bool:
         """Whether one of its events named a path before event number `before` of the stream."""
@@ -99,8 +93,9 @@ class Operation:
 
     def _remember_uses(self) -> None:
         for batch, places, first in self._parts[self._asked :]:
-            used, firsts = np.unique(batch.rows["path"][places], return_index=True)
-            for index, place in zip(used.tolist(), places[firsts].tolist(), strict=True):
+            used = batch.rows["path"].take(places).tolist()
+            firsts = dict(zip(reversed(used), reversed(places.tolist()), strict=True))  # the first one counts
+            for index, place in firsts.items():
                 text = batch.strings[index]
                 self._first_use[text] = min(first + place, self._first_use.get(text, first + place))
         self._asked = len(self._parts)
@@ -118,6 +113,18 @@ class Operation:
     def covers(self, time_ns: int, late_ns: int = 0) -> bool:
         """Whether a moment lies inside, or not more than `late_ns` after the end."""
         return self.start_ns <= time_ns and (self.end_ns is None or time_ns < self.end_ns + late_ns)
+
+
+def covers_of(
+    operations: Sequence[Operation], times_ns: npt.NDArray[np.int64], late_ns: int = 0
+) -> npt.NDArray[np.bool_]:
+    """`covers` of several operations and many moments: a row an operation."""
+    starts_ns = np.array([one.start_ns for one in operations], dtype=np.int64)
+    ends_ns = np.array(
+        [_NEVER_NS if one.end_ns is None else one.end_ns + late_ns for one in operations], dtype=np.int64
+    )
+    inside: npt.NDArray[np.bool_] = (times_ns >= starts_ns[:, None]) & (times_ns < ends_ns[:, None])
+    return inside
 
 
 def open_operation(row: Row) -> Operation | None:

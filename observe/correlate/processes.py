@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
 import numpy as np
@@ -38,8 +38,8 @@ class Works:
         places = np.flatnonzero(which)
         for place, index in zip(places.tolist(), processes.index[places].tolist(), strict=True):
             self._places[index].append(place)
-        self._known = [NOBODY] * len(processes.pids)
-        self._since = [0] * len(processes.pids)
+        #: Place of a process in `pids` → the container (by number) that it is known to work for, and since which event.
+        self._known: dict[int, tuple[int, int]] = {}
 
     def first_places(self) -> list[int]:
         """The first event of each process."""
@@ -56,25 +56,27 @@ class Works:
 
     def is_known(self, pid: int) -> bool:
         """Whether it is known now for whom a process works."""
-        return self._known[self._index_of[pid]] != NOBODY
+        return self._index_of[pid] in self._known
 
     def begin(self, pid: int, place: int, container: int) -> None:
         """From this place on a process is known to work for a container (by number)."""
-        index = self._index_of[pid]
-        self._known[index], self._since[index] = container, place
+        self._known[self._index_of[pid]] = container, place
 
     def end(self, pid: int, place: int) -> None:
         """After this place it is not known any more."""
         index = self._index_of.get(pid)
-        if index is not None and self._known[index] != NOBODY:
-            places = self._places[index]
-            own = places[bisect_right(places, self._since[index] - 1) : bisect_right(places, place)]
-            self._containers[own] = self._known[index]
-            self._known[index] = NOBODY
+        if index in self._known:
+            container, since = self._known.pop(index)
+            self._containers[self._between(index, since, place + 1)] = container
 
     def settle(self, start: int, end: int) -> None:
         """Fill in the containers of the events from place `start` to `end`, as far as they are known."""
-        index = self._processes.index[start:end]
-        known, since = np.array(self._known)[index], np.array(self._since)[index]
-        own = self._which[start:end] & (known != NOBODY) & (np.arange(start, end) >= since)
-        self._containers[start:end][own] = known[own]
+        for index, (container, since) in self._known.items():
+            own = self._between(index, max(start, since), end)
+            if own:
+                self._containers[own] = container
+
+    def _between(self, index: int, start: int, end: int) -> list[int]:
+        """The events of a process from place `start` to `end`."""
+        places = self._places[index]
+        return places[bisect_left(places, start) : bisect_left(places, end)]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from observe.model import STRING_COLUMNS, Event, EventBatch, Kind, Mark
+from observe.model import EVENT_DTYPE, STRING_COLUMNS, Event, EventBatch, Kind, Mark
 
 
 class Row(NamedTuple):
@@ -49,6 +49,20 @@ def rows_of(batch: EventBatch, which: npt.NDArray[np.intp] | None = None) -> Ite
     """The events of a batch as rows; `which`: only those at these places."""
     places = np.arange(len(batch)) if which is None else which
     return map(Row._make, columns_of(batch, places, *Row._fields))
+
+
+def together(batches: Collection[EventBatch]) -> EventBatch:
+    """The events of several batches, one batch after the other; strings that several have are there several times."""
+    rows = np.empty(sum(map(len, batches)), dtype=EVENT_DTYPE)
+    strings, at = [""], 0
+    for batch in batches:
+        own = rows[at : at + len(batch)]
+        own[:] = batch.rows
+        for name in STRING_COLUMNS:
+            own[name] += len(strings)
+        strings += batch.strings
+        at += len(batch)
+    return EventBatch(rows, tuple(strings))
 
 
 def in_time_order(batch: EventBatch) -> EventBatch:

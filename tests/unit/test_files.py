@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from streams import (
     MS,
     NO_MARK,
     SECOND,
+    batch_of,
 )
 
 from observe.correlate.files import IN_MOVED_FROM, FileJoin
@@ -41,9 +43,20 @@ def told(mask: int, path: str, at_ns: int = 1000, marks: Mark = NO_MARK) -> Row:
     return row(Event(at_ns, Kind.INOTIFY, flags=mask, path=path, marks=marks))
 
 
+class Join(FileJoin):
+    """One event at a time, while no time passes."""
+
+    def event(self, row: Row) -> Row:
+        batch = batch_of([row])
+        joined = self.join(batch, np.zeros(1, dtype=np.int64))
+        return row if joined is batch else next(rows_of(joined))
+
+    call = event
+
+
 @pytest.fixture
-def join() -> FileJoin:
-    return FileJoin(WATCHED)
+def join() -> Join:
+    return Join(WATCHED)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +139,7 @@ def test_what_was_told_or_invented_is_counted_for_what_it_is(join):
 
 
 def test_without_watches_nothing_is_missed():
-    join = FileJoin(())
+    join = Join(())
     join.call(call(Kind.MKDIR, FOLDER))
     join.finish()
     assert join.missed == 0
@@ -185,7 +198,7 @@ PATHS = st.sampled_from([f"{FOLDER}/{n}" for n in range(3)])
 @given(st.lists(st.tuples(PATHS, st.sampled_from([Kind.MKDIR, Kind.RMDIR]), st.booleans()), max_size=40))
 def test_every_operation_is_told_or_missed_and_no_event_invents_one(operations):
     """In order, at different times: each event finds its own call, whatever was missed in between."""
-    join = FileJoin(WATCHED)
+    join = Join(WATCHED)
     for n, (path, kind, _) in enumerate(operations):
         join.call(call(kind, path, n * MS))
     seen = 0

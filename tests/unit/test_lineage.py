@@ -7,7 +7,7 @@ import pytest
 from streams import CONTAINERD, DATA, DOCKERD, EXEC, container_id, identity, layer
 
 from observe.correlate.identity import Identities
-from observe.correlate.lineage import Lineage
+from observe.correlate.lineage import Binding, Lineage
 from observe.correlate.rows import Row, rows_of
 from observe.model import Event, EventBatch, Kind, Mark
 
@@ -94,14 +94,14 @@ def test_either_path_and_the_arguments_may_name_it(lineage):
 def test_the_namespace_of_a_process_names_its_container_also_when_it_is_no_longer_followed(lineage, ends):
     follow(lineage, shim_starts(), forks(SHIM, 101), ends)
     assert lineage.container_of(row(Kind.OPENAT, "/proc/101/ns/net")) == ONE
-    assert lineage.child_container(forks(DOCKERD, 101)) == ONE
+    assert lineage.of_process(101) == ONE
 
 
 def test_a_number_that_is_used_again_is_another_process(lineage):
     follow(lineage, shim_starts(), forks(SHIM, 101), exits(101))
     # dockerd starts iptables for nobody we know of
     assert follow(lineage, forks(DOCKERD, 101), silent(101)) == [None, None]
-    assert lineage.child_container(forks(DOCKERD, 101)) is None
+    assert lineage.of_process(101) is None
 
 
 def test_a_number_whose_end_was_not_told_is_another_process_too(lineage):
@@ -146,29 +146,33 @@ def names(container: str, at_ns: int, g: int = 0xC1, pid: int = DOCKERD) -> Row:
     return row(Kind.MKDIR, f"{DATA}/containers/{container}", pid, g, at_ns)
 
 
+def binding(lineage: Lineage, of: Row) -> Binding | None:
+    return lineage.binding(of.pid, of.goroutine, of.time_ns, of.kind)
+
+
 def test_the_nearest_witness_of_a_goroutine_is_believed_before_and_after(lineage):
     follow(lineage, names(ONE, 100), names(TWO, 200), names(ONE, 900))
     at = [0, 100, 140, 160, 500, 600, 5000]
-    found = [lineage.binding(row(Kind.FSYNC, at_ns=moment)).container_id for moment in at]
+    found = [binding(lineage, row(Kind.FSYNC, at_ns=moment)).container_id for moment in at]
     assert found == [ONE, ONE, ONE, TWO, TWO, ONE, ONE]
 
 
 def test_another_goroutine_and_another_daemon_are_no_witnesses(lineage):
     follow(lineage, names(ONE, 100), names(TWO, 100, pid=CONTAINERD))
-    assert lineage.binding(row(Kind.FSYNC, g=0xC2)) is None
-    assert lineage.binding(row(Kind.FSYNC, pid=CONTAINERD)) is None
+    assert binding(lineage, row(Kind.FSYNC, g=0xC2)) is None
+    assert binding(lineage, row(Kind.FSYNC, pid=CONTAINERD)) is None
 
 
 def test_without_a_g_register_no_goroutine_is_a_witness(identities):
     lineage = with_daemons(Lineage(identities, goroutines=False))
     follow(lineage, names(ONE, 100))
-    assert lineage.binding(row(Kind.FSYNC, at_ns=101)) is None
+    assert binding(lineage, row(Kind.FSYNC, at_ns=101)) is None
 
 
 def test_inotify_itself_is_no_witness(lineage):
     told = row(Kind.INOTIFY, f"{DATA}/containers/{ONE}/hosts")
     assert follow(lineage, told) == [ONE]
-    assert lineage.binding(row(Kind.FSYNC)) is None
+    assert binding(lineage, row(Kind.FSYNC)) is None
 
 
 def test_tables_stay_bounded_over_many_containers(lineage, monkeypatch):
@@ -190,8 +194,8 @@ def test_tables_stay_bounded_over_many_containers(lineage, monkeypatch):
 def test_what_a_goroutine_did_long_ago_is_forgotten_before_what_it_did_lately(lineage, monkeypatch):
     monkeypatch.setattr("observe.correlate.lineage._BINDINGS", 8)
     follow(lineage, *(names(ONE if n < 50 else TWO, n) for n in range(100)))
-    assert lineage.binding(row(Kind.FSYNC, at_ns=99)).container_id == TWO
-    assert lineage.binding(row(Kind.FSYNC, at_ns=0)).container_id == TWO
+    assert binding(lineage, row(Kind.FSYNC, at_ns=99)).container_id == TWO
+    assert binding(lineage, row(Kind.FSYNC, at_ns=0)).container_id == TWO
 
 
 def test_an_exec_below_containerd_is_followed_by_what_it_names(lineage):
