@@ -12,7 +12,8 @@ from posixpath import basename
 from observe.correlate.functions import FunctionRules
 from observe.correlate.names import DRIVERS
 from observe.correlate.rows import Row, table_of_kinds
-from observe.model import Kind
+from observe.model import Evidence as EvidenceKind
+from observe.model import Kind, Span
 from observe.phases import Evidence, Phase
 
 _PLACES = {
@@ -144,6 +145,10 @@ class Rules:
                 else:
                     kinds = frozenset(evidence.calls) or _FILE_KINDS
                     calls.append(CallRule(number, kinds, evidence, phase.occurs == "on_failure"))
+        #: The rows of phases that were not seen.
+        self.unseen = tuple(
+            Span(phase.id, phase.parent, phase.step, None, None, None, EvidenceKind.NONE) for phase in self.phases
+        )
         #: Which phases are not bound to one place in the order.
         self.several = tuple(phase.several for phase in self.phases)
         of_programs = sorted({rule.phase for rule in self.programs})
