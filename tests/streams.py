@@ -13,7 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from observe.correlate import Correlator
-from observe.correlate.accounting import Partition, innermost
+from observe.correlate.accounting import Partition, count_events, innermost
 from observe.correlate.build import Functions, phase_rows
 from observe.correlate.rows import Row
 from observe.correlate.rules import Rules
@@ -222,8 +222,8 @@ def spans_of(
 ) -> tuple[Span, ...]:
     """The phases of a run whose phases were found so."""
     partition = Partition(rules.phases, found.spans, bounds)
-    phases = innermost(events, partition, found)
-    return phase_rows(rules, found, events, partition, innermost_phases=phases, functions=functions or Functions())
+    counts = count_events(events, innermost(events, partition, found))
+    return phase_rows(rules, found, events, partition, counts=counts, functions=functions or Functions())
 
 
 def rebatch(items: Iterable[Item], sizes: Iterable[int]) -> list[Item]:

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections import Counter
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -13,14 +12,15 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from observe.correlate.rows import columns_of, made_by
+from observe.correlate.rows import columns_of
 from observe.correlate.spans import PhaseSpan, Walk
-from observe.model import EventBatch, Kind, Mark
+from observe.model import SYSCALLS, EventBatch, Kind, Mark
 from observe.phases import Phase
 
 #: In place of a phase: what a watcher made up belongs to none.
 NO_PHASE = -1
 _INVENTED = int(Mark.INVENTED)
+_SYSCALLS = {int(kind): kind for kind in SYSCALLS}
 
 
 class Partition:
@@ -33,24 +33,24 @@ class Partition:
         ones the one that began later.
         """
         self.bounds = bounds
-        depths = [phase.depth for phase in phases]
+        depths = {number: phases[number].depth for number in spans}
         # One after the other: what is laid later covers what lies there.
         pieces = sorted(
             (depths[number], start, number, end) for number, span in spans.items() for start, end in span.intervals
         )
-        cuts = {*bounds}
-        for _, start, _, end in pieces:
-            cuts |= {start, end}
-        self._cuts = sorted(cut for cut in cuts if bounds[0] <= cut <= bounds[1])
+        begin, finish = bounds
+        cuts = {*bounds, *(start for _, start, _, _ in pieces), *(end for _, _, _, end in pieces)}
+        self._cuts = sorted(cut for cut in cuts if begin <= cut <= finish)
         self._owners = [0] * (len(self._cuts) - 1)
+        place = {cut: index for index, cut in enumerate(self._cuts)}
         for _, start, number, end in pieces:
-            first, last = bisect_left(self._cuts, start), min(bisect_left(self._cuts, end), len(self._owners))
+            first, last = place[min(max(start, begin), finish)], place[max(min(end, finish), begin)]
             self._owners[first:last] = [number] * (last - first)
         programs = [(number, span) for number, span in spans.items() if span.processes]
         #: The innermost one last.
         self._programs = sorted(programs, key=lambda program: (depths[program[0]], program[1].start_ns, program[0]))
         #: Of each phase: the program that it is, or is a part of.
-        self._program_of = np.full(len(phases), NO_PHASE, dtype=np.int64)
+        self._program_of = np.full(len(phases), NO_PHASE)
         parts = _parts(tuple(phase.id for phase in phases)) if self._programs else ()
         for number, _ in self._programs:
             self._program_of[parts[number]] = number
@@ -70,19 +70,21 @@ class Partition:
     def phases_of(self, events: EventBatch) -> npt.NDArray[np.int64]:
         """The innermost phase of each event: of the program whose process made it, else of its moment."""
         times_ns = events.rows["time_ns"].astype(np.int64)
-        if not self._owners:
-            at_time = np.zeros(len(events), dtype=np.int64)
+        if self._owners:
+            at_time = np.array(self._owners)[np.searchsorted(self._cuts[1:-1], times_ns, side="right")]
         else:
-            places = np.searchsorted(np.array(self._cuts[1:-1], dtype=np.int64), times_ns, side="right")
-            at_time = np.array(self._owners, dtype=np.int64)[places]
-        phases = at_time.copy()
-        for number, span in self._programs:
-            own = np.flatnonzero(
-                made_by(events, span.processes) & (times_ns >= span.start_ns) & (times_ns <= span.end_ns)
-            )
-            # What a program does at times is a phase of its own; another program that it waits for is not.
-            phases[own] = np.where(self._program_of[at_time[own]] == number, at_time[own], number)
-        return phases
+            at_time = np.zeros(len(events), dtype=np.int64)
+        if not self._programs:
+            return at_time
+        # One row a process of a program, those of the innermost program last: the last row that is met counts.
+        processes = [(pid, span, number) for number, span in self._programs for pid in span.processes]
+        pids, begins, ends, numbers = np.array(
+            [(0, 0, 0, NO_PHASE), *((pid, span.start_ns, span.end_ns, number) for pid, span, number in processes)]
+        ).T[:, :, None]
+        met = (events.rows["pid"] == pids) & (begins <= times_ns) & (times_ns <= ends)
+        program = numbers[:, 0][(met * np.arange(len(met))[:, None]).max(axis=0)]
+        # What a program does at times is a phase of its own; another program that it waits for is not.
+        return np.where((program != NO_PHASE) & (self._program_of[at_time] != program), program, at_time)
 
     def phase_at(self, time_ns: int) -> int:
         """The innermost phase at a moment."""
@@ -102,40 +104,39 @@ def _parts(phases: tuple[str, ...]) -> tuple[npt.NDArray[np.intp], ...]:
 class Counts:
     """What lies in each phase as its innermost one, by phase number (and kind of call)."""
 
-    syscalls: Counter[int] = field(default_factory=Counter)
-    file_events: Counter[int] = field(default_factory=Counter)
-    entries: Counter[int] = field(default_factory=Counter)
-    returns: Counter[int] = field(default_factory=Counter)
+    syscalls: dict[int, int] = field(default_factory=dict)
+    file_events: dict[int, int] = field(default_factory=dict)
+    entries: dict[int, int] = field(default_factory=dict)
+    returns: dict[int, int] = field(default_factory=dict)
+    #: (phase, system call, count, ns from entry to return in all) of each pair that occurs, in order.
+    calls: list[tuple[int, Kind, int, int]] = field(default_factory=list)
 
 
 def count_events(events: EventBatch, phases: npt.NDArray[np.int64]) -> Counts:
     """System calls, file events and probe hits by phase; `phases` as `innermost` gives them."""
-    kinds = events.rows["kind"]
-
-    def counted(which: npt.NDArray[np.bool_]) -> Counter[int]:
-        numbers = np.bincount(phases[which])
-        return Counter({phase: count for phase, count in enumerate(numbers.tolist()) if count})
-
-    return Counts(
-        counted(kinds < Kind.SCHED_PROCESS_FORK),
-        counted((kinds == Kind.INOTIFY) & (phases != NO_PHASE)),
-        counted(kinds == Kind.FUNCTION_ENTRY),
-        counted(kinds == Kind.FUNCTION_RETURN),
-    )
-
-
-def sum_calls(events: EventBatch, phases: npt.NDArray[np.int64]) -> tuple[tuple[int, Kind, int, int], ...]:
-    """(phase, system call, count, ns from entry to return in all) of each pair that occurs; `phases` as `innermost`."""
-    which = np.flatnonzero(events.rows["kind"] < Kind.SCHED_PROCESS_FORK)
-    rows = events.rows[which]
-    keys, place = np.unique(phases[which] << 16 | rows["kind"], return_inverse=True)
-    counts = np.bincount(place, minlength=len(keys)).tolist()
-    # Sums stay exact: below 2**53 ns, which is a hundred days.
-    lasted_ns = np.bincount(place, weights=rows["duration_ns"], minlength=len(keys)).tolist()
-    return tuple(
-        (key >> 16, Kind(key & 0xFFFF), count, int(ns))
-        for key, count, ns in zip(keys.tolist(), counts, lasted_ns, strict=True)
-    )
+    counts = Counts()
+    if not len(events):
+        return counts
+    keys = phases << 16 | events.rows["kind"]
+    order = np.argsort(keys)
+    keys = keys[order]
+    firsts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1]))
+    lasted_ns = np.add.reduceat(events.rows["duration_ns"][order], firsts).tolist()
+    sizes = (np.append(firsts[1:], len(keys)) - firsts).tolist()
+    by_kind: dict[int, dict[int, int]] = {
+        Kind.INOTIFY: counts.file_events,
+        Kind.FUNCTION_ENTRY: counts.entries,
+        Kind.FUNCTION_RETURN: counts.returns,
+    }
+    for key, size, ns in zip(keys[firsts].tolist(), sizes, lasted_ns, strict=True):
+        phase, number = key >> 16, key & 0xFFFF
+        kind = _SYSCALLS.get(number)
+        if kind is not None:
+            counts.syscalls[phase] = counts.syscalls.get(phase, 0) + size
+            counts.calls.append((phase, kind, size, ns))
+        elif number in by_kind and phase != NO_PHASE:
+            by_kind[number][phase] = size
+    return counts
 
 
 def innermost(events: EventBatch, partition: Partition, found: Walk) -> npt.NDArray[np.int64]:
@@ -148,7 +149,7 @@ def innermost(events: EventBatch, partition: Partition, found: Walk) -> npt.NDAr
         late = np.flatnonzero(told & (rows["pid"] == 0))
         for place, (path, told_ns) in zip(late.tolist(), columns_of(events, late, "path", "time_ns"), strict=True):
             # inotify's own time is late: the phase that named the path last before it is the better witness
-            before = [phase for time_ns, phase in found.paths.get(path, ()) if time_ns <= told_ns]
-            phases[place] = before[-1] if before else partition.phase_at(told_ns)
+            before = (phase for time_ns, phase in reversed(found.paths.get(path, ())) if time_ns <= told_ns)
+            phases[place] = next(before, None) or partition.phase_at(told_ns)
         phases[told & (rows["marks"] & _INVENTED != 0)] = NO_PHASE
     return phases

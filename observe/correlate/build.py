@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from observe.correlate.accounting import NO_PHASE, Partition, count_events, innermost, sum_calls
+from observe.correlate.accounting import NO_PHASE, Counts, Partition, count_events, innermost
 from observe.correlate.descriptors import with_names
 from observe.correlate.frames import Frame, frames_of
 from observe.correlate.functions import Pieces, pieces_of
@@ -77,7 +77,8 @@ def build_run(
         departures += missing(rules, found, functions.names.values(), container.network if container else "")
     partition = Partition(rules.phases, found.spans, bounds)
     phases = innermost(events, partition, found)
-    spans = phase_rows(rules, found, events, partition, innermost_phases=phases, functions=functions)
+    counts = count_events(events, phases)
+    spans = phase_rows(rules, found, events, partition, counts=counts, functions=functions)
     why = None
     if explainer is not None:
         mine = events.rows["goroutine"] == operation.goroutine if goroutines else None
@@ -103,10 +104,7 @@ def build_run(
         causes=why.causes if why else (),
         path=why.path if why else (),
         functions=tuple(FunctionCall(f.function, f.pid, f.start_ns, f.end_ns - f.start_ns, f.complete) for f in frames),
-        calls=tuple(
-            Calls(rules.phases[phase].id, kind, count, lasted_ns)
-            for phase, kind, count, lasted_ns in sum_calls(events, phases)
-        ),
+        calls=tuple(Calls(rules.phases[phase].id, kind, count, ns) for phase, kind, count, ns in counts.calls),
         events=tuple(
             (rules.phases[phase].id, row.event())
             for phase, row in (zip(phases.tolist(), rows_of(events), strict=True) if keep_events else ())
@@ -187,35 +185,39 @@ def phase_rows(
     events: EventBatch,
     partition: Partition,
     *,
-    innermost_phases: npt.NDArray[np.int64],
+    counts: Counts,
     functions: Functions,
 ) -> tuple[Span, ...]:
     """One span a documented phase, seen or not; the first is the operation itself.
 
-    `innermost_phases`: of each event, as `innermost` gives them.
+    `counts`: of the events, by innermost phase.
     """
     self_ns = partition.self_ns()
-    counts = count_events(events, innermost_phases)
-    entered = events.rows["flags"][events.rows["kind"] == Kind.FUNCTION_ENTRY].tolist()
+    entered = events.rows["flags"][events.rows["kind"] == Kind.FUNCTION_ENTRY].tolist() if counts.entries else ()
     handled = any(0 in rules.functions.phases_of(functions.names.get(number, "")) for number in {*entered})
     seen = {**found.spans, 0: PhaseSpan(*partition.bounds, pieces=(partition.bounds,) if handled else ())}
-    spans = []
-    for number, phase in enumerate(rules.phases):
-        syscalls, file_events = counts.syscalls.get(number, 0), counts.file_events.get(number, 0)
+    spans = list(rules.unseen)
+    for number, span in seen.items():
+        phase = rules.phases[number]
         entries, returns = counts.entries.get(number, 0), counts.returns.get(number, 0)
-        span = seen.get(number)
-        if span is None:
-            nothing = (None, None, None, Evidence.NONE)
-            spans.append(Span(phase.id, phase.parent, phase.step, *nothing, syscalls, file_events, entries + returns))
-            continue
         own_ns = self_ns.get(number, 0)
         cost_ns = entries * functions.entry_cost_ns + returns * functions.return_cost_ns
-        pieces = tuple((start, end - start) for start, end in span.pieces) if len(span.pieces) > 1 else ()
-        evidence = Evidence.FUNCTION if span.pieces else Evidence.KERNEL
-        times = (span.start_ns, span.duration_ns, own_ns, evidence)
-        corrected_ns = max(own_ns - cost_ns, 0) if functions.names else None
-        counted = (syscalls, file_events, entries + returns)
-        spans.append(Span(phase.id, phase.parent, phase.step, *times, *counted, corrected_ns, pieces))
+        spans[number] = Span(
+            phase.id,
+            phase.parent,
+            phase.step,
+            span.start_ns,
+            span.duration_ns,
+            own_ns,
+            Evidence.FUNCTION if span.pieces else Evidence.KERNEL,
+            counts.syscalls.get(number, 0),
+            counts.file_events.get(number, 0),
+            entries + returns,
+            max(own_ns - cost_ns, 0) if functions.names else None,
+            tuple((start, end - start) for start, end in span.pieces) if len(span.pieces) > 1 else (),
+        )
+    for number in counts.file_events.keys() - seen.keys():  # on the word of its path
+        spans[number] = replace(spans[number], file_events=counts.file_events[number])
     return tuple(spans)
 
 

@@ -8,7 +8,7 @@ from itertools import islice
 
 import numpy as np
 
-from observe.correlate.accounting import Partition, innermost
+from observe.correlate.accounting import Partition, count_events, innermost
 from observe.correlate.build import Functions, phase_rows
 from observe.correlate.names import container_in
 from observe.correlate.rows import Row, rows_of
@@ -57,7 +57,7 @@ def _run(name: str, events: EventBatch, rules: Rules, wall_time_ns: int) -> Run:
     bounds = (rows[0].time_ns, rows[-1].time_ns + 1)
     seen = walk(events, rules, bounds, lambda _pid: "", np.ones(len(events), dtype=np.bool_), failed=False)
     partition = Partition(rules.phases, seen.spans, bounds)
-    phases = innermost(events, partition, seen)
+    counts = count_events(events, innermost(events, partition, seen))
     container_id = next((found for row in rows if (found := container_in(row.path))), None)
     return Run(
         operation=name,
@@ -72,5 +72,5 @@ def _run(name: str, events: EventBatch, rules: Rules, wall_time_ns: int) -> Run:
         duration_ns=0,
         unattributed_ns=0,
         departures=tuple(seen.departures),
-        phases=phase_rows(rules, seen, events, partition, innermost_phases=phases, functions=Functions()),
+        phases=phase_rows(rules, seen, events, partition, counts=counts, functions=Functions()),
     )

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from posixpath import basename
@@ -12,7 +12,8 @@ from posixpath import basename
 from observe.correlate.functions import FunctionRules
 from observe.correlate.names import DRIVERS
 from observe.correlate.rows import Row, table_of_kinds
-from observe.model import Kind
+from observe.model import Evidence as EvidenceKind
+from observe.model import Kind, Span
 from observe.phases import Evidence, Phase
 
 _PLACES = {
@@ -36,6 +37,12 @@ _CACHED_PATHS = 8_000
 _CACHED_CALLS = 1_000
 #: Numbers of phases, in documented order.
 Candidates = tuple[int, ...]
+#: Those that a call speaks for on the goroutine that serves the request, and those on any other.
+Voices = tuple[Candidates, Candidates]
+SILENCE: Voices = ((), ())
+#: What a rule looks at but the path: kind, flags, role of the process that made it (None: nobody knows), whether on the
+#: goroutine that serves the request (None: nobody knows).
+Call = tuple[int, int, str | None, bool | None]
 
 
 def glob_to_regex(pattern: str) -> str:
@@ -47,14 +54,20 @@ def glob_to_regex(pattern: str) -> str:
     return "".join([*out, re.escape(pattern[at:])])
 
 
-@dataclass(frozen=True, slots=True)
+def longest_literal(pattern: str) -> str:
+    """The longest part of a catalogue path pattern that every path has that it matches."""
+    return max(_TOKEN.split(pattern), key=len)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class CallRule:
     """A call rule of phase number `phase`."""
 
     phase: int
     kinds: frozenset[Kind]
-    path: re.Pattern[str] | None
     evidence: Evidence
+    #: Whether only a failed operation has the phase.
+    on_failure: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,42 +89,40 @@ class ProgramRule:
         )
 
 
-class PathRules:
-    """The call rules that a path meets, and the phases that calls on it speak for."""
+class CallRules:
+    """Some of the call rules, and the phases that calls speak for by them."""
 
     def __init__(self, rules: tuple[CallRule, ...]) -> None:
         """`rules` in documented order."""
         self._rules = rules
-        self._found: dict[tuple[int, int, str | None, bool | None], tuple[Candidates, Candidates]] = {}
+        self._found: tuple[dict[Call, Voices], dict[Call, Voices]] = ({}, {})
 
     @property
     def speaks(self) -> bool:
         """Whether there is any."""
         return bool(self._rules)
 
-    def candidates(
-        self, kind: int, flags: int, role: str | None, on_request: bool | None
-    ) -> tuple[Candidates, Candidates]:
-        """The phases that a call speaks for on the goroutine that serves the request, and those on any other.
-
-        `role` None: nobody knows who made it; `on_request` None: nobody knows on which goroutine.
-        """
-        key = (kind, flags, role, on_request)
-        found = self._found.get(key)
+    def voices(self, call: Call, *, failed: bool) -> Voices:
+        """The phases that a call speaks for; `failed`: whether phases that occur on failure only count."""
+        known = self._found[failed]
+        found = known.get(call)
         if found is None:
-            there = self._holding(kind, flags, role, True) if on_request is not False else ()
-            elsewhere = self._holding(kind, flags, role, False) if not on_request else ()
-            if len(self._found) >= _CACHED_CALLS:
-                self._found.clear()
-            found = self._found[key] = (there, elsewhere)
+            rules = [rule for rule in self._rules if failed or not rule.on_failure]
+            kind, flags, role, on_request = call
+            there = _holding(rules, kind, flags, role, True) if on_request is not False else ()
+            elsewhere = _holding(rules, kind, flags, role, False) if not on_request else ()
+            if len(known) >= _CACHED_CALLS:
+                known.clear()
+            found = known[call] = (there, elsewhere)
         return found
 
-    def _holding(self, kind: int, flags: int, role: str | None, on_request: bool) -> Candidates:
-        return tuple(rule.phase for rule in self._rules if _holds(rule, kind, flags, role, on_request))
+
+def _holding(rules: Sequence[CallRule], kind: int, flags: int, role: str | None, on_request: bool) -> Candidates:
+    return tuple(rule.phase for rule in rules if _holds(rule, kind, flags, role, on_request))
 
 
 #: Of the many paths that meet no rule.
-_SILENT = PathRules(())
+_SILENT = CallRules(())
 
 
 class Rules:
@@ -124,65 +135,77 @@ class Rules:
         self.contains = self.functions.contains
         self.programs: list[ProgramRule] = []
         self._data_root = data_root.rstrip("/")
-        self._calls: list[CallRule] = []
-        self._by_path: dict[str, PathRules] = {}
+        calls: list[CallRule] = []
+        self._by_path: dict[str, CallRules] = {}
         self._by_words: dict[tuple[str, str], ProgramRule | None] = {}
         for number, phase in enumerate(phases):
             for evidence in phase.evidence if number else ():
                 if evidence.program is not None:
                     self.programs.append(ProgramRule(number, evidence))
                 else:
-                    self._calls.append(_call_rule(number, evidence))
+                    kinds = frozenset(evidence.calls) or _FILE_KINDS
+                    calls.append(CallRule(number, kinds, evidence, phase.occurs == "on_failure"))
+        #: The rows of phases that were not seen.
+        self.unseen = tuple(
+            Span(phase.id, phase.parent, phase.step, None, None, None, EvidenceKind.NONE) for phase in self.phases
+        )
         #: Which phases are not bound to one place in the order.
         self.several = tuple(phase.several for phase in self.phases)
         of_programs = sorted({rule.phase for rule in self.programs})
+        numbers = range(len(self.phases))
+        bound = [number for number in numbers if not self.several[number]]
+        #: The phases before each one, and after it: not those that contain it, nor those bound to no place.
+        self.before = tuple(tuple(n for n in bound if n < one and not self.contains(n, one)) for one in numbers)
+        self.after = tuple(tuple(n for n in bound if n > one and not self.contains(n, one)) for one in numbers)
         #: The program that each phase is, or is a part of: the innermost.
         self.program_of = tuple(
             max((one for one in of_programs if one == number or self.contains(one, number)), default=None)
-            for number in range(len(self.phases))
+            for number in numbers
         )
-        self._pathless = tuple(rule for rule in self._calls if rule.path is None)
+        pathless = tuple(rule for rule in calls if not rule.evidence.paths)
+        #: The rules without a path: in their phases a call is made, among other places.
+        self.weak = CallRules(pathless)
         #: Of every number of a kind whether it is a call that speaks for phases without a path.
-        self.weak_kinds = table_of_kinds(frozenset().union(*(rule.kinds for rule in self._pathless)))
-        self._on_failure = frozenset(n for n, phase in enumerate(phases) if phase.occurs == "on_failure")
-        with_path = [rule.path.pattern for rule in self._calls if rule.path is not None]
-        self._any_path = re.compile("|".join(f"(?:{pattern})" for pattern in with_path) or r"(?!)")
+        self.weak_kinds = table_of_kinds(frozenset().union(*(rule.kinds for rule in pathless)))
+        self._patterns = [
+            (longest_literal(pattern), re.compile(glob_to_regex(pattern)).fullmatch, rule)
+            for rule in calls
+            for pattern in rule.evidence.paths
+        ]
 
     def candidates(self, row: Row, role: str, on_request_goroutine: bool) -> list[int]:
         """Numbers of the phases that an event speaks for by its path, in documented order."""
-        found = self.path(row.path).candidates(row.kind, row.flags, witness(row, role), on_request_goroutine)
-        return list(found[not on_request_goroutine])
+        (rules,) = self.paths([row.path])
+        return _told_by(rules, row, role, on_request_goroutine)
 
     def weak_candidates(self, row: Row, role: str, on_request_goroutine: bool) -> list[int]:
         """Numbers of the phases in which a call like this one is made, among other places."""
-        key = (row.kind, row.flags, witness(row, role), on_request_goroutine)
-        return [rule.phase for rule in self._pathless if _holds(rule, *key)]
+        return _told_by(self.weak, row, role, on_request_goroutine)
 
-    def unless_failed(self, candidates: Sequence[int]) -> Sequence[int]:
-        """Without the phases that only a failed operation has."""
-        if self._on_failure.isdisjoint(candidates):
-            return candidates
-        return [phase for phase in candidates if phase not in self._on_failure]
+    def paths(self, paths: Sequence[str], names: Sequence[str] = ()) -> list[CallRules]:
+        """The rules that each path meets. `names`: ids that differ from container to container, for the memory."""
+        for name in names:
+            zeros = "0" * len(name)
+            paths = [path.replace(name, zeros) for path in paths]
+        met = self._by_path
+        return [met.get(path) or self._meet(path) for path in paths]
 
-    def path(self, path: str, names: Sequence[str] = ()) -> PathRules:
-        """The rules that a path meets. `names`: ids in it that differ from container to container, for the memory."""
-        path = nameless(path, names)
-        found = self._by_path.get(path)
-        if found is None:
-            text = path
-            if self._data_root and path.startswith(self._data_root + "/"):
-                text = "{data}" + path[len(self._data_root) :]
-            met: tuple[CallRule, ...] = ()
-            if self._any_path.fullmatch(text):
-                met = tuple(rule for rule in self._calls if rule.path is not None and rule.path.fullmatch(text))
-            if len(self._by_path) >= _CACHED_PATHS:
-                self._by_path.clear()
-            found = self._by_path[path] = PathRules(met) if met else _SILENT
+    def _meet(self, path: str) -> CallRules:
+        text = path
+        if self._data_root and path.startswith(self._data_root + "/"):
+            text = "{data}" + path[len(self._data_root) :]
+        # Most patterns are out of the question at first sight.
+        met = dict.fromkeys(rule for literal, matches, rule in self._patterns if literal in text and matches(text))
+        if len(self._by_path) >= _CACHED_PATHS:
+            self._by_path.clear()
+        found = self._by_path[path] = CallRules(tuple(met)) if met else _SILENT
         return found
 
     def program(self, path: str, arguments: str, names: Sequence[str] = ()) -> ProgramRule | None:
-        """The rule of the program that an exec begins; `names` as of `path`."""
-        key = (path, nameless(arguments, names))
+        """The rule of the program that an exec begins; `names` as of `paths`."""
+        for name in names:
+            arguments = arguments.replace(name, "0" * len(name))
+        key = (path, arguments)
         if key not in self._by_words:
             if len(self._by_words) >= _CACHED_PATHS:
                 self._by_words.clear()
@@ -190,16 +213,17 @@ class Rules:
         return self._by_words[key]
 
 
-def witness(row: Row, role: str) -> str | None:
-    """The role of the process that made an event, as far as somebody knows: inotify does not tell."""
-    return None if row.kind == Kind.INOTIFY and not row.pid else role
+def witnesses(kinds: Sequence[int], pids: Sequence[int], role: Callable[[int], str]) -> list[str | None]:
+    """The role of the process that made each event, as far as somebody knows: inotify does not tell."""
+    roles = {pid: role(pid) for pid in {*pids}}
+    if 0 not in roles:
+        return [roles[pid] for pid in pids]
+    return [None if kind == Kind.INOTIFY and not pid else roles[pid] for kind, pid in zip(kinds, pids, strict=True)]
 
 
-def nameless(text: str, names: Sequence[str]) -> str:
-    """A path, or arguments, with zeros for each name: the same for every container."""
-    for name in names:
-        text = text.replace(name, "0" * len(name))
-    return text
+def _told_by(rules: CallRules, row: Row, role: str, on_request: bool) -> list[int]:
+    (made_by,) = witnesses([row.kind], [row.pid], lambda _pid: role)
+    return list(rules.voices((row.kind, row.flags, made_by, on_request), failed=True)[not on_request])
 
 
 def _holds(rule: CallRule, kind: int, flags: int, role: str | None, on_request_goroutine: bool) -> bool:
@@ -211,10 +235,3 @@ def _holds(rule: CallRule, kind: int, flags: int, role: str | None, on_request_g
     if evidence.role is not None and evidence.role != role:
         return False
     return role != "dockerd" or (evidence.goroutine == "request") == on_request_goroutine
-
-
-def _call_rule(number: int, evidence: Evidence) -> CallRule:
-    path = None
-    if evidence.paths:
-        path = re.compile("|".join(f"(?:{glob_to_regex(pattern)})" for pattern in evidence.paths))
-    return CallRule(number, frozenset(evidence.calls) or _FILE_KINDS, path, evidence)

@@ -6,16 +6,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from observe.correlate.rows import columns_of, made_by, rows_of
-from observe.correlate.rules import Candidates, ProgramRule, Rules
+from observe.correlate.rows import columns_of, made_by, table_of_kinds
+from observe.correlate.rules import SILENCE, Call, Candidates, ProgramRule, Rules, Voices, witnesses
 from observe.model import Departure, DepartureKind, EventBatch, Kind, Mark
 
 _ENTRYPOINT = int(Mark.ENTRYPOINT)
+_OF_PROCESSES = table_of_kinds({Kind.SCHED_PROCESS_FORK, Kind.SCHED_PROCESS_EXEC, Kind.SCHED_PROCESS_EXIT})
 
 
 @dataclass(slots=True)
@@ -88,70 +88,100 @@ def walk(
     """
     names = tuple(names)
     programs = deque(sorted(_programs(events, rules, bounds, names), key=lambda program: program.start_ns))
-    found = _walk_in_order(_witnesses(events, rules, role, on_request, names), programs, rules, bounds, failed=failed)
+    witnesses = _witnesses(events, rules, bounds, role, on_request, names=names, failed=failed)
+    found = _walk_in_order(witnesses, programs, rules)
     _cut_to_last_event(events, rules, found)
     _cover_weakly(events, rules, bounds, role, on_request, found=found, failed=failed)
     _cover_children(rules, found)
     return found
 
 
-#: An event that speaks for phases: when it began and ended, its path, and for which on the request's goroutine, for
-#: which on any other.
-_Witness = tuple[int, int, str, Candidates, Candidates]
+#: An event that speaks for phases: its time, when it began and ended inside the operation; its path; for which it does.
+_Witness = tuple[tuple[int, int, int], str, Voices]
 
 
 def _witnesses(
     events: EventBatch,
     rules: Rules,
+    bounds: tuple[int, int],
     role: Callable[[int], str],
     on_request: npt.NDArray[np.bool_] | None,
+    *,
     names: tuple[str, ...],
+    failed: bool,
 ) -> Iterator[_Witness]:
     """The events that speak for phases by their paths, as they come."""
-    used, paths = np.unique(events.rows["path"], return_inverse=True)
-    texts = [events.strings[index] for index in used.tolist()]
-    known = [rules.path(text, names) for text in texts]
-    speaking = np.flatnonzero(np.array([path.speaks for path in known], dtype=np.bool_)[paths])
+    paths, strings = events.rows["path"], events.strings
+    used = list({*paths.tolist()})
+    met = zip(used, rules.paths([strings[index] for index in used], names), strict=True)
+    known = {index: path for index, path in met if path.speaks}
+    speaks = np.zeros(len(strings), dtype=np.bool_)
+    speaks[[*known]] = True
+    speaking = np.flatnonzero(speaks[paths])
     rows = events.rows.take(speaking)
-    theirs = [None] * len(rows) if on_request is None else on_request[speaking].tolist()
-    columns = (rows[name].tolist() for name in ("time_ns", "duration_ns", "kind", "flags", "pid"))
-    numbers = paths[speaking].tolist()
-    for number, is_on_request, time_ns, duration_ns, kind, flags, pid in zip(numbers, theirs, *columns, strict=True):
-        path = known[number]
-        own = role(pid) if pid or kind != Kind.INOTIFY else None
-        there, elsewhere = path.candidates(kind, flags, own, is_on_request)
-        if there or elsewhere:
-            yield time_ns, time_ns + duration_ns, texts[number], there, elsewhere
+    times_ns = rows["time_ns"]
+    starts_ns = np.maximum(times_ns, bounds[0])
+    ends_ns = np.maximum(np.minimum(times_ns + rows["duration_ns"], bounds[1]), starts_ns)
+    moments = zip(times_ns.tolist(), starts_ns.tolist(), ends_ns.tolist(), strict=True)
+    calls = _calls(rows, role, None if on_request is None else on_request[speaking])
+    for moment, index, call in zip(moments, rows["path"].tolist(), calls, strict=True):
+        voices = known[index].voices(call, failed=failed)
+        if voices != SILENCE:
+            yield moment, strings[index], voices
 
 
-def _walk_in_order(
-    witnesses: Iterable[_Witness], waiting: deque[_Program], rules: Rules, bounds: tuple[int, int], *, failed: bool
-) -> Walk:
+def _calls(
+    rows: npt.NDArray[np.void], role: Callable[[int], str], on_request: npt.NDArray[np.bool_] | None
+) -> Iterator[Call]:
+    """What rules look at of each event but its path."""
+    kinds, flags, pids = (rows[name].tolist() for name in ("kind", "flags", "pid"))
+    theirs = [None] * len(rows) if on_request is None else on_request.tolist()
+    return zip(kinds, flags, witnesses(kinds, pids, role), theirs, strict=True)
+
+
+def _walk_in_order(witnesses: Iterable[_Witness], waiting: deque[_Program], rules: Rules) -> Walk:
     """Programs and calls on paths, as they come."""
     found, several = Walk(), rules.several
+    spans, paths = found.spans, found.paths
     current = 0
-    for time_ns, end_ns, path, there, elsewhere in witnesses:
+    decided: dict[Voices, int] = {}  # holds as long as nothing begins
+    for (time_ns, start_ns, end_ns), path, voices in witnesses:
         while waiting and waiting[0].start_ns <= time_ns:
             current = _enter_program(waiting.popleft(), current, rules, found)
-        candidates: Sequence[int] = there
-        if elsewhere:  # what others do for a program proves it only while it runs
-            begun = [phase for phase in elsewhere if _has_begun(phase, rules, found)]
-            candidates = sorted({*candidates, *begun}) if candidates else begun
-        chosen = _choose(candidates if failed else rules.unless_failed(candidates), current)
+            decided.clear()
+        chosen = decided.get(voices)
         if chosen is None:
+            chosen = decided[voices] = _choose(*voices, current, rules, found)
+        if not chosen:
             continue
-        if not several[chosen]:
-            if chosen < current and not rules.contains(chosen, current):
-                # Another goroutine tells of the container's end too, maybe before the answer to its start.
-                if chosen in there:
-                    _depart(chosen, rules, found)
-                continue
-            current = max(current, chosen)
-        _cover(found, chosen, max(time_ns, bounds[0]), min(end_ns, bounds[1]))
-        found.paths.setdefault(path, []).append((time_ns, chosen))
+        if chosen > current and not several[chosen]:
+            current = chosen
+            decided.clear()
+        span = spans.get(chosen)
+        if span is None:
+            spans[chosen] = PhaseSpan(start_ns, end_ns)
+            decided.clear()
+        else:
+            span.cover(start_ns, end_ns)
+        paths.setdefault(path, []).append((time_ns, chosen))
     for program in waiting:
         current = _enter_program(program, current, rules, found)
     return found
+
+
+def _choose(there: Candidates, elsewhere: Candidates, current: int, rules: Rules, found: Walk) -> int:
+    """The phase that an event belongs to, 0 if to none: the first from the current one on, or the last one before."""
+    candidates: Sequence[int] = there
+    if elsewhere:  # what others do for a program proves it only while it runs
+        begun = [phase for phase in elsewhere if _has_begun(phase, rules, found)]
+        candidates = sorted({*there, *begun}) if there else begun
+    chosen = next((phase for phase in candidates if phase >= current), candidates[-1] if candidates else 0)
+    if chosen >= current or rules.several[chosen] or rules.contains(chosen, current):
+        return chosen
+    # Another goroutine tells of the container's end too, maybe before the answer to its start.
+    if chosen in there:
+        _depart(chosen, rules, found)
+    return 0
 
 
 def _has_begun(phase: int, rules: Rules, found: Walk) -> bool:
@@ -172,14 +202,6 @@ def missing(rules: Rules, found: Walk, functions: Iterable[str] = (), network: s
         for number, phase in enumerate(rules.phases)
         if number and phase.is_due(network) and (phase.evidence or number in probed) and number not in found.spans
     ]
-
-
-def _choose(candidates: Sequence[int], current: int) -> int | None:
-    """The first phase from the current one on; if there is none, the last one before."""
-    for phase in candidates:
-        if phase >= current:
-            return phase
-    return candidates[-1] if candidates else None
 
 
 def _cover(found: Walk, phase: int, start_ns: int, end_ns: int) -> None:
@@ -207,15 +229,17 @@ def _cover_weakly(
     """
     weak = np.flatnonzero(rules.weak_kinds[events.rows["kind"]])
     rooms: dict[int, tuple[int, int]] = {}
-    for place, row in zip(weak.tolist(), rows_of(events, weak), strict=True):
-        is_on_request = on_request is None or bool(on_request[place])
-        candidates = rules.weak_candidates(row, role(row.pid), is_on_request)
-        for phase in candidates if failed else rules.unless_failed(candidates):
+    rows = events.rows.take(weak)
+    times_ns, ends_ns = rows["time_ns"].tolist(), (rows["time_ns"] + rows["duration_ns"]).tolist()
+    calls = _calls(rows, role, None if on_request is None else on_request[weak])
+    for time_ns, end_ns, call in zip(times_ns, ends_ns, calls, strict=True):
+        voices = rules.weak.voices(call, failed=failed)
+        for phase in voices[call[-1] is False]:
             if phase not in rooms:
                 rooms[phase] = _room(phase, rules, bounds, found)
             earliest, latest = rooms[phase]
-            if earliest <= row.time_ns and row.end_ns <= latest:
-                _cover(found, phase, row.time_ns, row.end_ns)
+            if earliest <= time_ns and end_ns <= latest:
+                _cover(found, phase, time_ns, end_ns)
                 rooms = {phase: (earliest, latest)}  # the others' may have become smaller
 
 
@@ -225,13 +249,9 @@ def _room(phase: int, rules: Rules, bounds: tuple[int, int], found: Walk) -> tup
     Those that contain it are neither, nor are those that are not bound to one place.
     """
     earliest, latest = bounds
-    others = [
-        (number, span)
-        for number, span in found.spans.items()
-        if not rules.several[number] and not rules.contains(number, phase)
-    ]
-    before = [span.end_ns for number, span in others if number < phase]
-    after = [span.start_ns for number, span in others if number > phase]
+    spans = found.spans
+    before = (spans[number].end_ns for number in rules.before[phase] if number in spans)
+    after = (spans[number].start_ns for number in rules.after[phase] if number in spans)
     return max(before, default=earliest), min(after, default=latest)
 
 
@@ -246,20 +266,22 @@ def _depart(phase: int, rules: Rules, found: Walk) -> None:
 
 
 def _programs(events: EventBatch, rules: Rules, bounds: tuple[int, int], names: tuple[str, ...]) -> list[_Program]:
-    kinds = events.rows["kind"]
-
-    def all_of(kind: Kind, *names: str) -> Iterator[tuple[Any, ...]]:
-        return columns_of(events, np.flatnonzero(kinds == kind), *names)
-
-    forks = list(all_of(Kind.SCHED_PROCESS_FORK, "ret", "pid", "time_ns"))
-    parents = {child: parent for child, parent, _ in forks}
-    births = {child: time_ns for child, _, time_ns in forks}
-    deaths = dict(all_of(Kind.SCHED_PROCESS_EXIT, "pid", "time_ns"))
+    parents: dict[int, int] = {}
+    births: dict[int, int] = {}
+    deaths: dict[int, int] = {}
+    execs: list[tuple[int, int, str, str]] = []
+    which = np.flatnonzero(_OF_PROCESSES[events.rows["kind"]])
+    columns = columns_of(events, which, "kind", "time_ns", "pid", "ret", "path", "detail", "marks")
+    for kind, time_ns, pid, child, path, detail, marks in columns:
+        if kind == Kind.SCHED_PROCESS_FORK:
+            parents[child], births[child] = pid, time_ns
+        elif kind == Kind.SCHED_PROCESS_EXIT:
+            deaths[pid] = time_ns
+        elif not marks & _ENTRYPOINT:
+            execs.append((time_ns, pid, path, detail))
     programs: list[_Program] = []
-    for time_ns, pid, path, detail, marks in all_of(
-        Kind.SCHED_PROCESS_EXEC, "time_ns", "pid", "path", "detail", "marks"
-    ):
-        rule = None if marks & _ENTRYPOINT else rules.program(path, detail, names)
+    for time_ns, pid, path, detail in execs:
+        rule = rules.program(path, detail, names)
         if rule is None or any((p.phase == rule.phase or rule.evidence.many) and pid in p.processes for p in programs):
             continue  # no phase, a wrapper's child (the wrapper's span covers it), or a helper of another program
         programs.append(
