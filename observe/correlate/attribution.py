@@ -67,7 +67,7 @@ class Attribution:
         rows = batch.rows
         kinds, marks = rows["kind"], rows["marks"]
         self._times_ns = rows["time_ns"].astype(np.int64)
-        self._goroutines = rows["goroutine"]
+        self._goroutines = rows["goroutine"].copy()
         told = kinds == Kind.INOTIFY
         self._counts = ~(_BOUNDARIES[kinds] | (told & (marks & _INVENTED != 0)))
         self._ids: list[str] = []
@@ -77,7 +77,9 @@ class Attribution:
         self._processes = Processes(rows["pid"])
         self._pids: list[int] = rows["pid"].tolist()
         roles = [lineage.role(pid) for pid in self._processes.pids]
-        self._is_dockerd = self._processes.each([role == "dockerd" for role in roles])
+        is_dockerd = self._processes.each([role == "dockerd" for role in roles])
+        #: What the goroutine of a request may have done.
+        self._may_serve = is_dockerd & self._counts & (self._goroutines != 0)
         is_engine = self._processes.each([role in ENGINE_ROLES for role in roles])
         by_name = is_engine | told
         self._late = told & self._counts & (rows["pid"] == 0)
@@ -184,9 +186,8 @@ class Attribution:
         """What the goroutine of a request does is the request's."""
         part = slice(piece.start, piece.end)
         goroutines = self._goroutines[part]
-        served = self._is_dockerd[part] & self._counts[part] & (goroutines != 0)
         own_goroutines = np.array([operation.goroutine for operation in piece.operations], dtype=np.uint64)
-        own = served & (goroutines == own_goroutines[:, None]) & piece.covers
+        own = self._may_serve[part] & (goroutines == own_goroutines[:, None]) & piece.covers
         piece.owners = np.where(own.any(axis=0), own.argmax(axis=0), NOBODY)  # the first one counts
         for number, operation in enumerate(piece.operations):
             if not operation.knows_itself:
@@ -287,16 +288,19 @@ class Attribution:
         part, operations = slice(piece.start, piece.end), piece.operations
         containers, counts = self._containers[part], self._counts[part]
         free = counts & (piece.owners == NOBODY)
-        # Whether an operation knew its container then, and that it is the event's.
-        knew = np.array([operation.container_id is not None for operation in operations])[:, None]
-        if piece.known_from:
-            knew = np.repeat(knew, piece.end - piece.start, axis=1)
-            for number, place in piece.known_from.items():
-                knew[number, : place - piece.start] = False
         numbers = np.array([self._numbers.get(operation.container_id or "", _ASK) for operation in operations])
-        abouts = free & knew & (containers == numbers[:, None])
+        abouts = free & (containers == numbers[:, None])
+        # Whether some operation around did not know its container then.
+        unclear = np.zeros(len(free), dtype=np.bool_)
+        for number, operation in enumerate(operations):
+            if operation.container_id is None:
+                unclear |= piece.covers[number]
+        for number, place in piece.known_from.items():
+            before = slice(place - piece.start)
+            abouts[number, before] = False
+            unclear[before] |= piece.covers[number, before]
         own = abouts & piece.covers
-        possible = np.count_nonzero(own, axis=0)
+        possible = own.sum(axis=0)
         owners = np.where(possible == 1, own.argmax(axis=0), piece.owners)
         unsure = self._unsure(piece, owners, abouts)
         sure = np.where(unsure, NOBODY, owners)
@@ -310,7 +314,7 @@ class Attribution:
             if owners[place] != NOBODY:
                 operations[owners[place]].take(self._batch, np.array([piece.start + place]), self._first)
         left = np.flatnonzero(free & (owners == NOBODY) & piece.covers.any(axis=0))
-        foreign = (containers != NOBODY) & (possible == 0) & ~(piece.covers & ~knew).any(axis=0)
+        foreign = (containers != NOBODY) & (possible == 0) & ~unclear
         ids = [self._id(number) for number in containers[left].tolist()]
         self._undecided.add(self._batch, left + piece.start, ids, foreign[left])
 
