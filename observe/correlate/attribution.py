@@ -67,7 +67,7 @@ class Attribution:
         rows = batch.rows
         kinds, marks = rows["kind"], rows["marks"]
         self._times_ns = rows["time_ns"].astype(np.int64)
-        self._goroutines = rows["goroutine"]
+        self._goroutines = rows["goroutine"].copy()
         told = kinds == Kind.INOTIFY
         self._counts = ~(_BOUNDARIES[kinds] | (told & (marks & _INVENTED != 0)))
         self._ids: list[str] = []
@@ -77,7 +77,9 @@ class Attribution:
         self._processes = Processes(rows["pid"])
         self._pids: list[int] = rows["pid"].tolist()
         roles = [lineage.role(pid) for pid in self._processes.pids]
-        self._is_dockerd = self._processes.each([role == "dockerd" for role in roles])
+        is_dockerd = self._processes.each([role == "dockerd" for role in roles])
+        #: What the goroutine of a request may have done.
+        self._may_serve = is_dockerd & self._counts & (self._goroutines != 0)
         is_engine = self._processes.each([role in ENGINE_ROLES for role in roles])
         by_name = is_engine | told
         self._late = told & self._counts & (rows["pid"] == 0)
@@ -101,9 +103,9 @@ class Attribution:
         #: For each event, looked at singly.
         self._decides: list[bool] = decides.tolist()
         self._is_by_process: list[bool] = self._by_process.tolist()
-        #: Which events bind their goroutine to their container; those before place `_bound` have done it.
+        #: Which events bind their goroutine to their container; and what has not been bound yet.
         self._binding = is_engine & ~told & ~decides
-        self._bound = 0
+        self._to_bind = self._bindings(0)
         #: Places of events that must be looked at singly, as far as it is known; a heap.
         self._waiting: list[int] = [
             *np.flatnonzero(decides).tolist(),
@@ -164,6 +166,7 @@ class Attribution:
         rows, names = self._batch.rows[place + 1 :], self._by_name[place + 1 :]
         later = np.flatnonzero(names & np.any([changed[rows[name]] for name in _NAMING], axis=0)) + place + 1
         self._name(later)
+        self._to_bind = self._bindings(place + 1)
         for other in later.tolist():
             # It may tell a request its container now.
             if other < piece.end and piece.owners[other - piece.start] != NOBODY and self._containers[other] != NOBODY:
@@ -184,9 +187,8 @@ class Attribution:
         """What the goroutine of a request does is the request's."""
         part = slice(piece.start, piece.end)
         goroutines = self._goroutines[part]
-        served = self._is_dockerd[part] & self._counts[part] & (goroutines != 0)
         own_goroutines = np.array([operation.goroutine for operation in piece.operations], dtype=np.uint64)
-        own = served & (goroutines == own_goroutines[:, None]) & piece.covers
+        own = self._may_serve[part] & (goroutines == own_goroutines[:, None]) & piece.covers
         piece.owners = np.where(own.any(axis=0), own.argmax(axis=0), NOBODY)  # the first one counts
         for number, operation in enumerate(piece.operations):
             if not operation.knows_itself:
@@ -273,67 +275,77 @@ class Attribution:
         if place is not None:
             heappush(self._waiting, place)
 
+    def _bindings(self, start: int) -> list[tuple[int, int, int, int]]:
+        """What binds goroutines to containers from place `start` on, the last first: place, goroutine, time, number."""
+        places = np.flatnonzero(self._binding[start:] & (self._containers[start:] >= 0))[::-1] + start
+        columns = (values.take(places).tolist() for values in (self._goroutines, self._times_ns, self._containers))
+        return list(zip(places.tolist(), *columns, strict=True))
+
     def _bind(self, end: int) -> None:
         """Bind goroutines to the containers of what they did before place `end`."""
-        part = slice(self._bound, end)
-        places = np.flatnonzero(self._binding[part] & (self._containers[part] >= 0)) + self._bound
-        columns = (values.take(places).tolist() for values in (self._goroutines, self._times_ns, self._containers))
-        for place, goroutine, time_ns, number in zip(places.tolist(), *columns, strict=True):
+        to_bind = self._to_bind
+        while to_bind and to_bind[-1][0] < end:
+            place, goroutine, time_ns, number = to_bind.pop()
             self._lineage.bind(self._pids[place], goroutine, time_ns, self._ids[number])
-        self._bound = max(self._bound, end)
 
     def _give_to_containers(self, piece: _Piece) -> None:
         """What was done for a container is the operation's that is about it, if there is only one at that time."""
         part, operations = slice(piece.start, piece.end), piece.operations
         containers, counts = self._containers[part], self._counts[part]
         free = counts & (piece.owners == NOBODY)
-        # Whether an operation knew its container then, and that it is the event's.
-        knew = np.array([operation.container_id is not None for operation in operations])[:, None]
-        if piece.known_from:
-            knew = np.repeat(knew, piece.end - piece.start, axis=1)
-            for number, place in piece.known_from.items():
-                knew[number, : place - piece.start] = False
         numbers = np.array([self._numbers.get(operation.container_id or "", _ASK) for operation in operations])
-        abouts = free & knew & (containers == numbers[:, None])
+        abouts = free & (containers == numbers[:, None])
+        # Whether some operation around did not know its container then.
+        unclear = np.zeros(len(free), dtype=np.bool_)
+        for number, operation in enumerate(operations):
+            if operation.container_id is None:
+                unclear |= piece.covers[number]
+        for number, place in piece.known_from.items():
+            before = slice(place - piece.start)
+            abouts[number, before] = False
+            unclear[before] |= piece.covers[number, before]
         own = abouts & piece.covers
-        possible = np.count_nonzero(own, axis=0)
+        possible = own.sum(axis=0)
         owners = np.where(possible == 1, own.argmax(axis=0), piece.owners)
-        unsure = self._unsure(piece, owners, abouts)
-        sure = np.where(unsure, NOBODY, owners)
+        late = self._late_users(piece, owners, abouts)
+        sure = owners.copy()
+        sure[list(late)] = NOBODY
         for number in {*sure.tolist()} - {NOBODY}:
             operations[number].take(self._batch, np.flatnonzero(sure == number) + piece.start, self._first)
-        for place in np.flatnonzero(unsure).tolist():
-            candidates = [one for one, about in zip(operations, abouts, strict=True) if about[place]]
-            owner = self._last_user(piece.start + place, candidates)
-            if owner is not None:
-                owners[place] = operations.index(owner)
+        for place, users in late.items():
+            user = self._last_user(piece.start + place, users, operations)
+            if user is not None:
+                owners[place] = user
             if owners[place] != NOBODY:
                 operations[owners[place]].take(self._batch, np.array([piece.start + place]), self._first)
         left = np.flatnonzero(free & (owners == NOBODY) & piece.covers.any(axis=0))
-        foreign = (containers != NOBODY) & (possible == 0) & ~(piece.covers & ~knew).any(axis=0)
+        foreign = (containers != NOBODY) & (possible == 0) & ~unclear
         ids = [self._id(number) for number in containers[left].tolist()]
         self._undecided.add(self._batch, left + piece.start, ids, foreign[left])
 
-    def _unsure(
+    def _late_users(
         self, piece: _Piece, owners: npt.NDArray[np.int64], abouts: npt.NDArray[np.bool_]
-    ) -> npt.NDArray[np.bool_]:
-        """File events without their call that are told late, maybe just after the answer: of more than one request."""
-        part = slice(piece.start, piece.end)
-        unsure: npt.NDArray[np.bool_] = self._late[part].copy()
-        places = np.flatnonzero(unsure)
-        if len(places):
-            near = abouts[:, places] & covers_of(piece.operations, self._times_ns[part][places], _READ_LATE_NS)
-            count = np.count_nonzero(near, axis=0)
-            unsure[places] = (count > 1) | ((count == 1) & (owners[places] == NOBODY))
-        return unsure
+    ) -> dict[int, list[int]]:
+        """File events without their call that are told late, maybe just after the answer: of more than one request.
 
-    def _last_user(self, place: int, possible: Sequence[Operation]) -> Operation | None:
-        """The latest of the operations about a late event's container that has used its path."""
-        time_ns, path = int(self._times_ns[place]), self._path(place)
-        for operation in sorted(possible, key=lambda operation: -operation.start_ns):
-            if operation.covers(time_ns, _READ_LATE_NS) and operation.has_used(path, self._first + place):
-                return operation
-        return None
+        For the place of each in the piece, the numbers of those requests, the latest first.
+        """
+        found = {}
+        for place in np.flatnonzero(self._late[piece.start : piece.end]).tolist():
+            time_ns = int(self._times_ns[piece.start + place])
+            near = [
+                number
+                for number, operation in enumerate(piece.operations)
+                if abouts[number, place] and operation.covers(time_ns, _READ_LATE_NS)
+            ]
+            if len(near) > 1 or (near and owners[place] == NOBODY):
+                found[place] = sorted(near, key=lambda number: -piece.operations[number].start_ns)
+        return found
+
+    def _last_user(self, place: int, numbers: Sequence[int], operations: Sequence[Operation]) -> int | None:
+        """The first of the operations with those numbers that has used the path of the event at a place."""
+        path = self._path(place)
+        return next((n for n in numbers if operations[n].has_used(path, self._first + place)), None)
 
 
 class _Piece:

@@ -27,7 +27,7 @@ IN_DELETE = 0x200
 IN_ISDIR = 0x40000000
 
 _O_CREAT, _O_EXCL = 0x40, 0x80
-_INVENTED = int(Mark.INVENTED)
+_INOTIFY, _INVENTED = int(Kind.INOTIFY), int(Mark.INVENTED)
 _CREATE, _CREATE_DIRECTORY, _DELETE, _MOVED_FROM, _MOVED_TO = range(5)
 #: How long inotify's event may come after the call (the reader drains in milliseconds; a loaded host takes longer).
 _LATEST_NS = 3_000_000_000
@@ -39,8 +39,8 @@ _EFFECTS: dict[Kind | int, int] = {
     **dict.fromkeys((Kind.UNLINK, Kind.UNLINKAT, Kind.RMDIR), _DELETE),
 }
 _CHANGES_NAMES = table_of_kinds([kind for kind in Kind if kind in _EFFECTS])
-#: What of a call becomes its `_Caller`.
-_CALLER = ("time_ns", "duration_ns", "pid", "tid", "goroutine", "comm")
+#: Who made a call.
+_CALLER = ("pid", "tid", "goroutine", "comm")
 _OPENS = table_of_kinds({Kind.OPEN, Kind.OPENAT, Kind.OPENAT2})
 
 
@@ -52,24 +52,18 @@ def _changes_names(rows: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     return changes
 
 
-class _Caller(NamedTuple):
-    """When a call was made, and by whom."""
+class _Call(NamedTuple):
+    """A call whose event may still come; `certain`: it comes unless inotify misses it."""
 
+    key: tuple[int, str]
+    path: str
+    certain: bool
     time_ns: int
     end_ns: int
     pid: int
     tid: int
     goroutine: int
     comm: str
-
-
-class _Call(NamedTuple):
-    """A call whose event may still come; `certain`: it comes unless inotify misses it."""
-
-    key: tuple[int, str]
-    path: str
-    caller: _Caller
-    certain: bool
 
 
 class FileJoin:
@@ -89,45 +83,42 @@ class FileJoin:
         `now_ns`: how late it is when each event comes.
         """
         kinds = batch.rows["kind"]
-        told = (kinds == Kind.INOTIFY) & (batch.rows["marks"] & _INVENTED == 0)
+        told = (kinds == _INOTIFY) & (batch.rows["marks"] & _INVENTED == 0)
         places = np.flatnonzero(told | _changes_names(batch.rows))
-        columns = columns_of(batch, places, "kind", "flags", "path", "path2", *_CALLER)
-        callers: dict[int, _Caller] = {}
+        columns = columns_of(batch, places, "kind", "flags", "path", "path2", "time_ns", "duration_ns", *_CALLER)
+        calls: dict[int, _Call] = {}
         for place, at_ns, values in zip(places.tolist(), now_ns.take(places).tolist(), columns, strict=True):
-            kind, flags, path, path2, time_ns, duration_ns, *others = values
-            if kind == Kind.INOTIFY:
-                self.advance(at_ns)
-                caller = self._caller(_effect(flags), path)
-                if caller is not None:
-                    callers[place] = caller
+            kind, flags, path, path2, time_ns, duration_ns, *caller = values
+            if kind == _INOTIFY:
+                if self._waiting and self._waiting[0].time_ns + _LATEST_NS <= at_ns:
+                    self.advance(at_ns)
+                effect = _effect(flags)
+                if effect is not None and (effect, path) in self._by_key:
+                    calls[place] = self._cause((effect, path))
             elif path.startswith("/"):
-                self._call(kind, flags, path, path2, _Caller(time_ns, time_ns + duration_ns, *others))
+                effect = _EFFECTS[kind]
+                # Without O_EXCL the file may have existed: then nothing was created.
+                certain = effect != _CREATE or bool(flags & _O_EXCL)
+                self._wait(_Call((effect, _told(path)), path, certain, time_ns, time_ns + duration_ns, *caller))
+                if effect == _MOVED_TO:
+                    key = (_MOVED_FROM, _told(path2))
+                    self._wait(_Call(key, path2, False, time_ns, time_ns + duration_ns, *caller))
         clock = np.flatnonzero((kinds < Kind.SCHED_PROCESS_FORK) | told)
         if len(clock):
             self.advance(int(now_ns[clock[-1]]))
-        return _with_callers(batch, callers) if callers else batch
+        return _as_calls(batch, calls) if calls else batch
 
-    def _call(self, kind: int, flags: int, path: str, path2: str, caller: _Caller) -> None:
-        """Remember what a call did to names."""
-        effect = _EFFECTS[kind]
-        # Without O_EXCL the file may have existed: then nothing was created.
-        self._wait(effect, path, caller, effect != _CREATE or bool(flags & _O_EXCL))
-        if effect == _MOVED_TO:
-            self._wait(_MOVED_FROM, path2, caller, certain=False)
-
-    def _caller(self, effect: int | None, path: str) -> _Caller | None:
-        """Whose call caused an inotify event, if it is known."""
-        if effect is None or (effect, path) not in self._by_key:
-            return None
-        found = self._take((effect, path))
+    def _cause(self, key: tuple[int, str]) -> _Call:
+        """The call that caused an inotify event: the oldest of its key."""
+        found = self._take(key)
         # inotify keeps the order of what happened: it will not tell any more what was over before this call.
-        while self._waiting[0] is not found and self._waiting[0].caller.end_ns <= found.caller.time_ns:
+        while self._waiting[0] is not found and self._waiting[0].end_ns <= found.time_ns:
             self._give_up_oldest()
-        return found.caller
+        return found
 
     def advance(self, now_ns: int) -> None:
         """Count as missed what inotify will not tell any more."""
-        while self._waiting and self._waiting[0].caller.time_ns + _LATEST_NS <= now_ns:
+        while self._waiting and self._waiting[0].time_ns + _LATEST_NS <= now_ns:
             self._give_up_oldest()
 
     def finish(self) -> None:
@@ -135,9 +126,7 @@ class FileJoin:
         while self._waiting:
             self._give_up_oldest()
 
-    def _wait(self, effect: int, path: str, caller: _Caller, certain: bool) -> None:
-        # Inside a mounted layer, inotify sees the upper directory.
-        call = _Call((effect, path.replace("/merged/", "/diff/")), path, caller, certain)
+    def _wait(self, call: _Call) -> None:
         self._waiting.append(call)
         calls = self._by_key.get(call.key)
         if calls is None:
@@ -164,15 +153,20 @@ class FileJoin:
         return path.startswith(self._watched) and "/merged" not in path if self._watched else False
 
 
-def _with_callers(batch: EventBatch, callers: Mapping[int, _Caller]) -> EventBatch:
-    """The batch with events at some places as if they were the calls."""
-    rows, strings, places = batch.rows.copy(), batch.strings, list(callers)
-    times_ns, _, *columns, comms = zip(*callers.values(), strict=True)
-    for name, values in zip(("time_ns", "pid", "tid", "goroutine"), (times_ns, *columns), strict=True):
-        rows[name][places] = values
-    index = {comm: len(strings) + number for number, comm in enumerate(dict.fromkeys(comms))}
-    rows["comm"][places] = [index[comm] for comm in comms]
-    return EventBatch(rows, (*strings, *index))
+def _as_calls(batch: EventBatch, calls: Mapping[int, _Call]) -> EventBatch:
+    """The batch with the events at some places as if they were the calls that caused them."""
+    rows, places = batch.rows.copy(), list(calls)
+    _, _, _, times_ns, _, *columns, comms = zip(*calls.values(), strict=True)
+    index = {comm: len(batch.strings) + number for number, comm in enumerate(dict.fromkeys(comms))}
+    values = (times_ns, *columns, [index[comm] for comm in comms])
+    for name, value in zip(("time_ns", *_CALLER), values, strict=True):
+        rows[name][places] = value
+    return EventBatch(rows, (*batch.strings, *index))
+
+
+def _told(path: str) -> str:
+    """What inotify tells of a path: inside a mounted layer it sees the upper directory."""
+    return path.replace("/merged/", "/diff/")
 
 
 def _effect(mask: int) -> int | None:

@@ -129,7 +129,8 @@ class Undecided:
 
     def _keep(self, which: npt.NDArray[np.bool_]) -> None:
         """Forget the other events."""
-        self._waiting = EventBatch(self._waiting.rows[which], self._waiting.strings).compacted()
+        rows = self._waiting.rows[which]
+        self._waiting = EventBatch(rows, self._waiting.strings).compacted() if len(rows) else EventBatch(rows)
         self._container_ids = list(compress(self._container_ids, which.tolist()))
         self._found = self._found[which]
 
@@ -216,6 +217,8 @@ class Undecided:
 
     def _count(self, gone: npt.NDArray[np.bool_]) -> None:
         """Count events that are given to nobody by the reason for it."""
+        if not gone.any():
+            return
         others = gone & (self._found == _FOREIGN)
         asked = np.flatnonzero(gone & ~others)
         asked = asked[[self._container_ids[place] is None for place in asked.tolist()]]
