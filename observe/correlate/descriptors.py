@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 
-from observe.correlate.rows import Row, made_by, rows_of, table_of_kinds, with_rows
+from observe.correlate.rows import table_of_kinds
 from observe.model import EventBatch, Kind
 
 _DESCRIPTOR = re.compile(r"/proc/(?:thread-)?self/fd/(\d+)")
@@ -18,30 +18,29 @@ _MOUNTS = table_of_kinds({Kind.MOUNT, Kind.UMOUNT2, Kind.MOUNT_SETATTR})
 def with_names(events: EventBatch) -> EventBatch:
     """The same events (in order of time), with the names of mounts that were given by descriptor."""
     kinds = events.rows["kind"]
-    mounts = _MOUNTS[kinds]
-    named = events.rows.compress(mounts)
-    used = {*named["path"].tolist(), *named["path2"].tolist()}
-    descriptors = [
-        int(match[1]) for match in map(_DESCRIPTOR.fullmatch, map(events.strings.__getitem__, used)) if match
-    ]
+    is_mount = _MOUNTS[kinds]
+    named = events.rows.compress(is_mount)
+    descriptors = _descriptors(events.strings, {*named["path"].tolist(), *named["path2"].tolist()})
     if not descriptors:
         return events
-    opens = _OPENS[kinds] & np.isin(events.rows["ret"], descriptors) & made_by(events, {*named["pid"].tolist()})
-    if not opens.any():
-        return events
-    opened: dict[tuple[int, int], str] = {}
-    renamed: dict[int, Row] = {}
-    places = np.flatnonzero(mounts | opens)
-    for place, is_mount, row in zip(places.tolist(), mounts[places].tolist(), rows_of(events, places), strict=True):
-        if is_mount:
-            path, path2 = _name(row.path, row.pid, opened), _name(row.path2, row.pid, opened)
-            if (path, path2) != (row.path, row.path2):
-                renamed[place] = row._replace(path=path, path2=path2)
-        else:
-            opened[row.pid, row.ret] = row.path
-    return with_rows(events, renamed)
+    looked_at = np.flatnonzero(is_mount | _OPENS[kinds])
+    rows = events.rows.take(looked_at)
+    pids, returned, paths, paths2 = (rows[name].tolist() for name in ("pid", "ret", "path", "path2"))
+    opened: dict[tuple[int, int], int] = {}
+    for at, (mounts, pid) in enumerate(zip(is_mount[looked_at].tolist(), pids, strict=True)):
+        if not mounts:
+            opened[pid, returned[at]] = paths[at]
+            continue
+        for names in (paths, paths2):
+            descriptor = descriptors.get(names[at])
+            if descriptor is not None:
+                names[at] = opened.get((pid, descriptor), names[at])
+    renamed = events.rows.copy()
+    renamed["path"][looked_at], renamed["path2"][looked_at] = paths, paths2
+    return EventBatch(renamed, events.strings)
 
 
-def _name(path: str, pid: int, opened: dict[tuple[int, int], str]) -> str:
-    match = _DESCRIPTOR.fullmatch(path)
-    return opened.get((pid, int(match[1])), path) if match else path
+def _descriptors(strings: tuple[str, ...], indices: set[int]) -> dict[int, int]:
+    """Those of some strings, by index, that name a descriptor of the process itself."""
+    matches = {index: _DESCRIPTOR.fullmatch(strings[index]) for index in indices}
+    return {index: int(match[1]) for index, match in matches.items() if match}

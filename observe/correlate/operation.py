@@ -77,20 +77,21 @@ class Operation:
 
     def events(self) -> EventBatch:
         """What it was given."""
-        by_batch: dict[int, list[npt.NDArray[np.intp]]] = {}
+        by_batch: dict[int, tuple[EventBatch, list[npt.NDArray[np.intp]]]] = {}
         for batch, places, _ in self._parts:
-            by_batch.setdefault(id(batch), []).append(places)
-        batches = {id(batch): batch for batch, _, _ in self._parts}
+            by_batch.setdefault(id(batch), (batch, []))[1].append(places)
         rows = np.empty(sum(len(places) for _, places, _ in self._parts), dtype=EVENT_DTYPE)
-        strings, at = [""], 0
-        for key, parts in by_batch.items():
-            own = batches[key].rows.take(np.concatenate(parts))
-            for name in STRING_COLUMNS:
+        strings: list[str] = []
+        at = 0
+        for batch, parts in by_batch.values():
+            places = np.concatenate(parts)
+            own = rows[at : at + len(places)]
+            batch.rows.take(places, out=own, mode="clip")  # any other mode copies once more
+            for name in STRING_COLUMNS if strings else ():
                 own[name] += len(strings)
-            rows[at : at + len(own)] = own
-            strings += batches[key].strings
+            strings += batch.strings
             at += len(own)
-        return EventBatch(rows, tuple(strings))
+        return EventBatch(rows, tuple(strings) or ("",))
 
     def has_used(self, path: str, before: int) -> bool:
         """Whether one of its events named a path before event number `before` of the stream."""
