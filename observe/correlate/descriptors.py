@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 
-from observe.correlate.rows import made_by, table_of_kinds
+from observe.correlate.rows import table_of_kinds
 from observe.model import EventBatch, Kind
 
 _DESCRIPTOR = re.compile(r"/proc/(?:thread-)?self/fd/(\d+)")
@@ -17,28 +17,30 @@ _MOUNTS = table_of_kinds({Kind.MOUNT, Kind.UMOUNT2, Kind.MOUNT_SETATTR})
 
 def with_names(events: EventBatch) -> EventBatch:
     """The same events (in order of time), with the names of mounts that were given by descriptor."""
-    rows = events.rows
-    mounts = _MOUNTS[rows["kind"]]
-    named = rows.compress(mounts)
-    used = {*named["path"].tolist(), *named["path2"].tolist()}
-    #: Number of a text → the descriptor that it means.
-    meant = {text: int(match[1]) for text in used if (match := _DESCRIPTOR.fullmatch(events.strings[text]))}
-    if not meant:
+    kinds = events.rows["kind"]
+    is_mount = _MOUNTS[kinds]
+    named = events.rows.compress(is_mount)
+    descriptors = _descriptors(events.strings, {*named["path"].tolist(), *named["path2"].tolist()})
+    if not descriptors:
         return events
-    by_them = made_by(events, {*named["pid"].tolist()})
-    opens = _OPENS[rows["kind"]] & by_them & np.isin(rows["ret"], [*meant.values()])
-    places = np.flatnonzero(mounts | opens)
+    looked_at = np.flatnonzero(is_mount | _OPENS[kinds])
+    rows = events.rows.take(looked_at)
+    pids, returned, paths, paths2 = (rows[name].tolist() for name in ("pid", "ret", "path", "path2"))
     opened: dict[tuple[int, int], int] = {}
-    renamed: dict[str, dict[int, int]] = {"path": {}, "path2": {}}
-    columns = (rows[name][places].tolist() for name in ("pid", "ret", *renamed))
-    for place, is_mount, pid, ret, *paths in zip(places.tolist(), mounts[places].tolist(), *columns, strict=True):
-        if not is_mount:
-            opened[pid, ret] = paths[0]
+    for at, (mounts, pid) in enumerate(zip(is_mount[looked_at].tolist(), pids, strict=True)):
+        if not mounts:
+            opened[pid, returned[at]] = paths[at]
             continue
-        for names, text in zip(renamed.values(), paths, strict=True):
-            if text in meant and (pid, meant[text]) in opened:
-                names[place] = opened[pid, meant[text]]
-    rows = rows.copy()
-    for column, names in renamed.items():
-        rows[column][[*names]] = [*names.values()]
-    return EventBatch(rows, events.strings)
+        for names in (paths, paths2):
+            descriptor = descriptors.get(names[at])
+            if descriptor is not None:
+                names[at] = opened.get((pid, descriptor), names[at])
+    renamed = events.rows.copy()
+    renamed["path"][looked_at], renamed["path2"][looked_at] = paths, paths2
+    return EventBatch(renamed, events.strings)
+
+
+def _descriptors(strings: tuple[str, ...], indices: set[int]) -> dict[int, int]:
+    """Those of some strings, by index, that name a descriptor of the process itself."""
+    matches = {index: _DESCRIPTOR.fullmatch(strings[index]) for index in indices}
+    return {index: int(match[1]) for index, match in matches.items() if match}

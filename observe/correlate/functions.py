@@ -28,8 +28,9 @@ class Pieces:
 class Meaning:
     """What a function is in the catalogue: numbers of phases, in documented order."""
 
-    #: Those that list it.
+    #: Those that list it, and of them those inside the operation.
     phases: tuple[int, ...]
+    inner: tuple[int, ...]
     #: Those that its entry ends, and those that its return begins.
     ends: tuple[int, ...]
     begins: tuple[int, ...]
@@ -55,15 +56,23 @@ class FunctionRules:
             for number, below in enumerate(self._below)
             if number and any(phases[one].runs_elsewhere for one in (number, *below))
         )
+        #: Those that lie below or above each phase, and itself.
+        self.kin = tuple(
+            frozenset({number, *below, *(outer for outer, inner in enumerate(self._below) if number in inner)})
+            for number, below in enumerate(self._below)
+        )
         self._found: dict[str, Meaning] = {}
+        self._allowed: dict[tuple[str, int, bool, bool], tuple[int, ...]] = {}
 
     def meaning(self, function: str) -> Meaning:
         """What the catalogue says of a function."""
         found = self._found.get(function)
         if found is None:
             numbered = tuple(enumerate(self.phases))
+            phases = tuple(n for n, phase in numbered if matches(function, phase.functions))
             found = Meaning(
-                phases=tuple(n for n, phase in numbered if matches(function, phase.functions)),
+                phases=phases,
+                inner=tuple(filter(None, phases)),
                 ends=tuple(n for n, phase in numbered if matches(function, phase.to_entry)),
                 begins=tuple(n for n, phase in numbered if matches(function, phase.from_return)),
                 nameless=is_nameless(function),
@@ -74,6 +83,23 @@ class FunctionRules:
     def phases_of(self, function: str) -> tuple[int, ...]:
         """Numbers of the phases that list the function, in documented order."""
         return self.meaning(function).phases
+
+    def allowed(self, function: str, outer: int, *, elsewhere: bool, failed: bool) -> tuple[int, ...]:
+        """Those of a function's phases that a call of it may be a piece of, inside a function of phase `outer`.
+
+        `elsewhere`: it ran on another goroutine of dockerd than the request's; `failed`: as of `pieces_of`.
+        """
+        key = (function, outer, elsewhere, failed)
+        found = self._allowed.get(key)
+        if found is None:
+            found = self._allowed[key] = tuple(
+                phase
+                for phase in self.meaning(function).inner
+                if self.may_run_inside(phase, outer)
+                and (failed or self.phases[phase].occurs != "on_failure")
+                and (not elsewhere or phase in self.elsewhere)
+            )
+        return found
 
     def contains(self, outer: int, inner: int) -> bool:
         """Whether a phase lies below another one in the catalogue."""
@@ -101,16 +127,19 @@ class _Taken:
     def __init__(self, end_ns: int) -> None:
         self._end_ns = end_ns
         self._by_stack: dict[tuple[int, int], list[tuple[Frame, int]]] = {}
-        self._by_phase: dict[int, list[Frame]] = {}
+        #: When the frames of each phase ran, and of which functions they are.
+        self.intervals: dict[int, list[tuple[int, int]]] = {}
+        self._functions: dict[int, set[str]] = {}
 
     def add(self, frame: Frame, phase: int) -> None:
         self._by_stack.setdefault((frame.pid, frame.goroutine), []).append((frame, phase))
-        self._by_phase.setdefault(phase, []).append(frame)
+        self.intervals.setdefault(phase, []).append((frame.start_ns, frame.end_ns))
+        self._functions.setdefault(phase, set()).add(frame.function)
 
     def phase_around(self, frame: Frame) -> int:
         """Phase of the innermost frame of the same goroutine around this one, the latest so far; 0 if there is none."""
         stack = self._by_stack.get((frame.pid, frame.goroutine))
-        if stack is None:
+        if not stack:
             return 0
         # Those that are over enclose nothing any more, but what began after the operation's end may end at it.
         over_ns = min(frame.start_ns, self._end_ns)
@@ -118,14 +147,9 @@ class _Taken:
         around = [one for one in stack if one[0].encloses(frame)]
         return max(around, key=lambda one: one[0].depth_bytes)[1] if around else 0
 
-    def of_phase(self, phase: int) -> Sequence[Frame]:
-        return self._by_phase.get(phase, ())
-
     def by_other_functions(self, function: str) -> set[int]:
         """Phases that have a frame of another function."""
-        return {
-            phase for phase, frames in self._by_phase.items() if any(frame.function != function for frame in frames)
-        }
+        return {phase for phase, functions in self._functions.items() if functions != {function}}
 
 
 def pieces_of(
@@ -150,20 +174,17 @@ def pieces_of(
     found = Pieces()
     taken = _Taken(bounds[1])
     current = 0
+    on_request: list[Frame] = []
     for frame in frames:
+        is_elsewhere = elsewhere(frame)
+        if not is_elsewhere:
+            on_request.append(frame)
         meaning = rules.meaning(frame.function)
-        if not any(meaning.phases):
+        if not meaning.inner:
             continue
         outer = taken.phase_around(frame)
-        allowed = [
-            phase
-            for phase in meaning.phases
-            if phase
-            and rules.may_run_inside(phase, outer)
-            and _is_in_parent(phase, frame, taken, rules, programs)
-            and (failed or rules.phases[phase].occurs != "on_failure")
-            and (phase in rules.elsewhere or not elsewhere(frame))
-        ]
+        candidates = rules.allowed(frame.function, outer, elsewhere=is_elsewhere, failed=failed)
+        allowed = [phase for phase in candidates if _is_in_parent(phase, frame, taken, rules, programs)]
         others = taken.by_other_functions(frame.function) if meaning.nameless else None
         phase = _choose(allowed, current, others)
         if phase is None:
@@ -174,13 +195,15 @@ def pieces_of(
             current = max(current, phase)
         taken.add(frame, phase)
         found.add(phase, *_clip(frame.start_ns, frame.end_ns, bounds))
-    for phase, start_ns, end_ns in _bounded([frame for frame in frames if not elsewhere(frame)], rules, bounds):
+    for phase, start_ns, end_ns in _bounded(on_request, rules, bounds):
         found.add(phase, *_clip(start_ns, end_ns, bounds))
     _join(found, rules)
     return found
 
 
 def _clip(start_ns: int, end_ns: int, bounds: tuple[int, int]) -> tuple[int, int]:
+    if bounds[0] <= start_ns <= end_ns <= bounds[1]:
+        return start_ns, end_ns
     start_ns = min(max(start_ns, bounds[0]), bounds[1])
     return start_ns, max(start_ns, min(end_ns, bounds[1]))
 
@@ -192,9 +215,7 @@ def _is_in_parent(
     parent = rules.parents[phase]
     if not parent:
         return True
-    around = [(one.start_ns, one.end_ns) for one in taken.of_phase(parent)]
-    if not around and parent in programs:
-        around = [programs[parent]]
+    around = taken.intervals.get(parent) or ([programs[parent]] if parent in programs else [])
     return not around or any(start <= frame.start_ns < end for start, end in around)
 
 
@@ -250,20 +271,16 @@ def _join(found: Pieces, rules: FunctionRules) -> None:
     for phase, pieces in found.by_phase.items():
         if len(pieces) == 1:
             continue
-        # A phase above or below it takes nothing away.
-        others = [
-            (start, end)
-            for start, end, other in every
-            if other != phase and not rules.contains(other, phase) and not rules.contains(phase, other)
-        ]
+        kin = rules.kin[phase]  # takes nothing away
         joined: list[tuple[int, int]] = []
         for start, end in sorted(pieces):
-            if joined and (start <= joined[-1][1] or not _any_between(others, joined[-1][1], start)):
+            if joined and (start <= joined[-1][1] or not _any_between(every, kin, joined[-1][1], start)):
                 joined[-1] = (joined[-1][0], max(joined[-1][1], end))
             else:
                 joined.append((start, end))
         found.by_phase[phase] = joined
 
 
-def _any_between(intervals: Sequence[tuple[int, int]], start_ns: int, end_ns: int) -> bool:
-    return any(start < end_ns and start_ns < end for start, end in intervals)
+def _any_between(pieces: Sequence[tuple[int, int, int]], kin: frozenset[int], start_ns: int, end_ns: int) -> bool:
+    """Whether a phase that is none of `kin` has a piece in a time."""
+    return any(start < end_ns and start_ns < end and phase not in kin for start, end, phase in pieces)

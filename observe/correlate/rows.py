@@ -67,13 +67,14 @@ def together(batches: Collection[EventBatch]) -> EventBatch:
 
 def in_time_order(batch: EventBatch) -> EventBatch:
     """The same events by time; of the same moment, in the order of their other columns."""
-    times_ns, durations_ns = batch.rows["time_ns"], batch.rows["duration_ns"]
-    order = np.lexsort((durations_ns, times_ns))
-    same = (np.diff(times_ns[order]) == 0) & (np.diff(durations_ns[order]) == 0)
+    times_ns = batch.rows["time_ns"]
+    order = np.argsort(times_ns, kind="stable")
+    in_order = times_ns[order]
+    same = in_order[1:] == in_order[:-1]
     if same.any():
         tied = np.flatnonzero(np.append(same, False) | np.append(False, same))
         places = order[tied]
-        rows = list(rows_of(batch, places))
+        rows = list(columns_of(batch, places, *Row._fields))
         order[tied] = places[sorted(range(len(rows)), key=rows.__getitem__)]
     return EventBatch(batch.rows.take(order), batch.strings)
 
