@@ -23,7 +23,6 @@ _ID_DIGITS = 64
 _CACHED = 1 << 13
 
 
-@lru_cache(_CACHED)
 def container_in(text: str) -> str | None:
     """The first full container id in a path or in arguments (joined by NUL)."""
     if len(text) <= _ID_DIGITS:
@@ -60,18 +59,17 @@ class Named(NamedTuple):
 
 
 _NOTHING = Named()
-_SHORTEST = len("/proc/1/ns/")
+_SHORTEST_LAYER = len("/vfs/") + 25
 
 
 @lru_cache(_CACHED)
 def named_in(text: str) -> Named:
     """The container, or the layer and the process, that a path or arguments (joined by NUL) name."""
-    if len(text) < _SHORTEST:
-        return _NOTHING
     container_id = container_in(text)
     if container_id is not None:
         return Named(container_id)
-    layer, process = layer_in(text), process_in(text)
+    layer = layer_in(text) if len(text) >= _SHORTEST_LAYER else None
+    process = process_in(text) if text.startswith("/proc/") else None
     return _NOTHING if layer is None and process is None else Named(None, layer, process)
 
 

@@ -92,23 +92,19 @@ class Operation:
         return self._first_use.get(path, before) < before
 
     def _remember_uses(self) -> None:
+        first_use = self._first_use
         for batch, places, first in self._parts[self._asked :]:
             used = batch.rows["path"].take(places).tolist()
-            firsts = dict(zip(reversed(used), reversed(places.tolist()), strict=True))  # the first one counts
-            for index, place in firsts.items():
+            for place, index in zip(places.tolist(), used, strict=True):
                 text = batch.strings[index]
-                self._first_use[text] = min(first + place, self._first_use.get(text, first + place))
+                if first + place < first_use.get(text, sys.maxsize):
+                    first_use[text] = first + place
         self._asked = len(self._parts)
 
     @property
     def knows_itself(self) -> bool:
         """Whether its events need not be asked any more for its container, and a new container's layer."""
         return self.container_id is not None and (self.layer is not None or self.name != "create")
-
-    def cover(self, times_ns: npt.NDArray[np.int64], late_ns: int = 0) -> npt.NDArray[np.bool_]:
-        """`covers` of many moments."""
-        inside = times_ns >= self.start_ns
-        return inside if self.end_ns is None else inside & (times_ns < self.end_ns + late_ns)
 
     def covers(self, time_ns: int, late_ns: int = 0) -> bool:
         """Whether a moment lies inside, or not more than `late_ns` after the end."""

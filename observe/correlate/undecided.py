@@ -35,8 +35,9 @@ _OPEN, _CONTESTED, _FOREIGN = range(3)
 _NEVER_NS = (1 << 63) - 1
 #: Whoever has ended is not asked any more what it used before which event of the stream.
 _NEVER_ASKED = 0
-#: In place of the number of an operation about an event's container: there is none; the event has no container.
-_NO_OPERATION, _NO_CONTAINER = -1, -2
+#: In place of the number of an operation about an event's container: there is none; the event has no container. And in
+#: place of an operation's container: it is not known.
+_NO_OPERATION, _NO_CONTAINER, _UNKNOWN = -1, -2, -3
 #: Events that wait at most, as they do while a request hangs; the oldest are given up first.
 MOST_WAITING = 20_000
 #: Pieces of batches that hold all strings of their batch.
@@ -147,7 +148,7 @@ class Undecided:
     def made_during(self, operation: Operation) -> set[str]:
         """Containers whose folder was made meanwhile."""
         events = self._gathered()
-        made = _DIRECTORIES[events.rows["kind"]] & operation.cover(self._times_ns())
+        made = _DIRECTORIES[events.rows["kind"]] & covers_of([operation], self._times_ns())[0]
         return {
             container_id
             for place in np.flatnonzero(made).tolist()
@@ -194,7 +195,7 @@ class Undecided:
         numbers = {operation.container_id: number for number, operation in enumerate(operations)}
         numbers[None] = _NO_CONTAINER
         containers = np.array([numbers.get(container_id, _NO_OPERATION) for container_id in container_ids])
-        abouts = np.array([numbers[one.container_id] if one.container_id else _NO_OPERATION - 2 for one in operations])
+        abouts = np.array([numbers[one.container_id] if one.container_id else _UNKNOWN for one in operations])
         unsure = np.array([_may_be_about_any(operation) for operation in operations], dtype=np.bool_)
         did_nothing = np.array([operation.status == _NOT_MODIFIED for operation in operations], dtype=np.bool_)
         named = containers != _NO_CONTAINER
