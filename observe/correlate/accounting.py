@@ -77,12 +77,13 @@ class Partition:
         if not self._programs:
             return at_time
         # One row a process of a program, those of the innermost program last: the last row that is met counts.
-        processes = [(pid, span, number) for number, span in self._programs for pid in span.processes]
-        pids, begins, ends, numbers = np.array(
-            [(0, 0, 0, NO_PHASE), *((pid, span.start_ns, span.end_ns, number) for pid, span, number in processes)]
-        ).T[:, :, None]
-        met = (events.rows["pid"] == pids) & (begins <= times_ns) & (times_ns <= ends)
-        program = numbers[:, 0][(met * np.arange(len(met))[:, None]).max(axis=0)]
+        rows = [(0, 0, 0, NO_PHASE)]
+        for number, span in self._programs:
+            rows += [(pid, span.start_ns, span.end_ns, number) for pid in span.processes]
+        pids, begins, ends, numbers = map(np.array, zip(*rows, strict=True))
+        met = (events.rows["pid"] == pids[:, None]) & (begins[:, None] <= times_ns) & (times_ns <= ends[:, None])
+        met[0] = True
+        program = numbers[len(met) - 1 - met[::-1].argmax(axis=0)]
         # What a program does at times is a phase of its own; another program that it waits for is not.
         return np.where((program != NO_PHASE) & (self._program_of[at_time] != program), program, at_time)
 
@@ -141,15 +142,15 @@ def count_events(events: EventBatch, phases: npt.NDArray[np.int64]) -> Counts:
 
 def innermost(events: EventBatch, partition: Partition, found: Walk) -> npt.NDArray[np.int64]:
     """The number of each event's innermost phase; NO_PHASE for what a watcher made up."""
-    rows = events.rows
     phases = partition.phases_of(events)
-    told = rows["kind"] == Kind.INOTIFY
-    if told.any():
-        # One that has its call's process has its time too.
-        late = np.flatnonzero(told & (rows["pid"] == 0))
-        for place, (path, told_ns) in zip(late.tolist(), columns_of(events, late, "path", "time_ns"), strict=True):
+    told = np.flatnonzero(events.rows["kind"] == Kind.INOTIFY)
+    own = phases[told].tolist()
+    for at, (pid, path, told_ns, marks) in enumerate(columns_of(events, told, "pid", "path", "time_ns", "marks")):
+        if marks & _INVENTED:
+            own[at] = NO_PHASE
+        elif not pid:  # one that has its call's process has its time too
             # inotify's own time is late: the phase that named the path last before it is the better witness
-            before = (phase for time_ns, phase in reversed(found.paths.get(path, ())) if time_ns <= told_ns)
-            phases[place] = next(before, None) or partition.phase_at(told_ns)
-        phases[told & (rows["marks"] & _INVENTED != 0)] = NO_PHASE
+            before = [phase for time_ns, phase in found.paths.get(path, ()) if time_ns <= told_ns]
+            own[at] = before[-1] if before else own[at]
+    phases[told] = own
     return phases

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from posixpath import basename
@@ -35,14 +35,15 @@ _FILE_KINDS = frozenset(
 )
 _CACHED_PATHS = 8_000
 _CACHED_CALLS = 1_000
+_CACHED_MODES = 100
 #: Numbers of phases, in documented order.
 Candidates = tuple[int, ...]
 #: Those that a call speaks for on the goroutine that serves the request, and those on any other.
 Voices = tuple[Candidates, Candidates]
 SILENCE: Voices = ((), ())
 #: What a rule looks at but the path: kind, flags, role of the process that made it (None: nobody knows), whether on the
-#: goroutine that serves the request (None: nobody knows).
-Call = tuple[int, int, str | None, bool | None]
+#: goroutine that serves the request (None: nobody knows); and whether phases that occur on failure only count.
+Call = tuple[int, int, str | None, bool | None, bool]
 
 
 def glob_to_regex(pattern: str) -> str:
@@ -89,31 +90,23 @@ class ProgramRule:
         )
 
 
-class CallRules:
-    """Some of the call rules, and the phases that calls speak for by them."""
+class CallRules(dict[Call, Voices]):
+    """Some of the call rules: the phases that calls speak for by them; found when they are asked for first."""
 
-    def __init__(self, rules: tuple[CallRule, ...]) -> None:
+    def __init__(self, rules: Iterable[CallRule]) -> None:
         """`rules` in documented order."""
-        self._rules = rules
-        self._found: tuple[dict[Call, Voices], dict[Call, Voices]] = ({}, {})
+        super().__init__()
+        self.rules = tuple(rules)
 
-    @property
-    def speaks(self) -> bool:
-        """Whether there is any."""
-        return bool(self._rules)
-
-    def voices(self, call: Call, *, failed: bool) -> Voices:
-        """The phases that a call speaks for; `failed`: whether phases that occur on failure only count."""
-        known = self._found[failed]
-        found = known.get(call)
-        if found is None:
-            rules = [rule for rule in self._rules if failed or not rule.on_failure]
-            kind, flags, role, on_request = call
-            there = _holding(rules, kind, flags, role, True) if on_request is not False else ()
-            elsewhere = _holding(rules, kind, flags, role, False) if not on_request else ()
-            if len(known) >= _CACHED_CALLS:
-                known.clear()
-            found = known[call] = (there, elsewhere)
+    def __missing__(self, call: Call) -> Voices:
+        """Find out."""
+        kind, flags, role, on_request, failed = call
+        rules = [rule for rule in self.rules if failed or not rule.on_failure]
+        there = _holding(rules, kind, flags, role, True) if on_request is not False else ()
+        elsewhere = _holding(rules, kind, flags, role, False) if not on_request else ()
+        if len(self) >= _CACHED_CALLS:
+            self.clear()
+        self[call] = found = (there, elsewhere)
         return found
 
 
@@ -137,6 +130,7 @@ class Rules:
         self._data_root = data_root.rstrip("/")
         calls: list[CallRule] = []
         self._by_path: dict[str, CallRules] = {}
+        self._due: dict[tuple[tuple[str, ...], str], Candidates] = {}
         self._by_words: dict[tuple[str, str], ProgramRule | None] = {}
         for number, phase in enumerate(phases):
             for evidence in phase.evidence if number else ():
@@ -173,6 +167,24 @@ class Rules:
             for pattern in rule.evidence.paths
         ]
 
+    def due(self, functions: tuple[str, ...], network: str) -> Candidates:
+        """Numbers of the phases that always occur in a network mode, and that evidence, or one of `functions`, shows.
+
+        A function without a name of its own proves nothing: it may be another phase's.
+        """
+        found = self._due.get((functions, network))
+        if found is None:
+            meanings = map(self.functions.meaning, functions)
+            probed = {number for meaning in meanings if not meaning.nameless for number in meaning.phases}
+            if len(self._due) >= _CACHED_MODES:
+                self._due.clear()
+            found = self._due[functions, network] = tuple(
+                number
+                for number, phase in enumerate(self.phases)
+                if number and phase.is_due(network) and (phase.evidence or number in probed)
+            )
+        return found
+
     def candidates(self, row: Row, role: str, on_request_goroutine: bool) -> list[int]:
         """Numbers of the phases that an event speaks for by its path, in documented order."""
         (rules,) = self.paths([row.path])
@@ -188,7 +200,7 @@ class Rules:
             zeros = "0" * len(name)
             paths = [path.replace(name, zeros) for path in paths]
         met = self._by_path
-        return [met.get(path) or self._meet(path) for path in paths]
+        return [self._meet(path) if (rules := met.get(path)) is None else rules for path in paths]
 
     def _meet(self, path: str) -> CallRules:
         text = path
@@ -198,7 +210,7 @@ class Rules:
         met = dict.fromkeys(rule for literal, matches, rule in self._patterns if literal in text and matches(text))
         if len(self._by_path) >= _CACHED_PATHS:
             self._by_path.clear()
-        found = self._by_path[path] = CallRules(tuple(met)) if met else _SILENT
+        found = self._by_path[path] = CallRules(met) if met else _SILENT
         return found
 
     def program(self, path: str, arguments: str, names: Sequence[str] = ()) -> ProgramRule | None:
@@ -223,7 +235,7 @@ def witnesses(kinds: Sequence[int], pids: Sequence[int], role: Callable[[int], s
 
 def _told_by(rules: CallRules, row: Row, role: str, on_request: bool) -> list[int]:
     (made_by,) = witnesses([row.kind], [row.pid], lambda _pid: role)
-    return list(rules.voices((row.kind, row.flags, made_by, on_request), failed=True)[not on_request])
+    return list(rules[row.kind, row.flags, made_by, on_request, True][not on_request])
 
 
 def _holds(rule: CallRule, kind: int, flags: int, role: str | None, on_request_goroutine: bool) -> bool:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 
 import numpy as np
 import numpy.typing as npt
@@ -89,15 +90,15 @@ def walk(
     names = tuple(names)
     programs = deque(sorted(_programs(events, rules, bounds, names), key=lambda program: program.start_ns))
     witnesses = _witnesses(events, rules, bounds, role, on_request, names=names, failed=failed)
-    found = _walk_in_order(witnesses, programs, rules)
+    found = _walk_in_order(witnesses, programs, rules, bounds[0])
     _cut_to_last_event(events, rules, found)
     _cover_weakly(events, rules, bounds, role, on_request, found=found, failed=failed)
     _cover_children(rules, found)
     return found
 
 
-#: An event that speaks for phases: its time, when it began and ended inside the operation; its path; for which it does.
-_Witness = tuple[tuple[int, int, int], str, Voices]
+#: An event that speaks for phases: when it began, when it ended inside the operation, its path, for which it does.
+_Witness = tuple[int, int, str, Voices]
 
 
 def _witnesses(
@@ -114,38 +115,37 @@ def _witnesses(
     paths, strings = events.rows["path"], events.strings
     used = list({*paths.tolist()})
     met = zip(used, rules.paths([strings[index] for index in used], names), strict=True)
-    known = {index: path for index, path in met if path.speaks}
+    known = {index: path for index, path in met if path.rules}
     speaks = np.zeros(len(strings), dtype=np.bool_)
     speaks[[*known]] = True
     speaking = np.flatnonzero(speaks[paths])
     rows = events.rows.take(speaking)
     times_ns = rows["time_ns"]
-    starts_ns = np.maximum(times_ns, bounds[0])
-    ends_ns = np.maximum(np.minimum(times_ns + rows["duration_ns"], bounds[1]), starts_ns)
-    moments = zip(times_ns.tolist(), starts_ns.tolist(), ends_ns.tolist(), strict=True)
-    calls = _calls(rows, role, None if on_request is None else on_request[speaking])
-    for moment, index, call in zip(moments, rows["path"].tolist(), calls, strict=True):
-        voices = known[index].voices(call, failed=failed)
+    ends_ns = np.minimum(times_ns + rows["duration_ns"], bounds[1])
+    moments = zip(times_ns.tolist(), ends_ns.tolist(), rows["path"].tolist(), strict=True)
+    calls = _calls(rows, role, None if on_request is None else on_request[speaking], failed=failed)
+    for (time_ns, end_ns, index), call in zip(moments, calls, strict=True):
+        voices = known[index][call]
         if voices != SILENCE:
-            yield moment, strings[index], voices
+            yield time_ns, end_ns, strings[index], voices
 
 
 def _calls(
-    rows: npt.NDArray[np.void], role: Callable[[int], str], on_request: npt.NDArray[np.bool_] | None
+    rows: npt.NDArray[np.void], role: Callable[[int], str], on_request: npt.NDArray[np.bool_] | None, *, failed: bool
 ) -> Iterator[Call]:
     """What rules look at of each event but its path."""
     kinds, flags, pids = (rows[name].tolist() for name in ("kind", "flags", "pid"))
     theirs = [None] * len(rows) if on_request is None else on_request.tolist()
-    return zip(kinds, flags, witnesses(kinds, pids, role), theirs, strict=True)
+    return zip(kinds, flags, witnesses(kinds, pids, role), theirs, repeat(failed))
 
 
-def _walk_in_order(witnesses: Iterable[_Witness], waiting: deque[_Program], rules: Rules) -> Walk:
+def _walk_in_order(witnesses: Iterable[_Witness], waiting: deque[_Program], rules: Rules, begin_ns: int) -> Walk:
     """Programs and calls on paths, as they come."""
     found, several = Walk(), rules.several
     spans, paths = found.spans, found.paths
     current = 0
     decided: dict[Voices, int] = {}  # holds as long as nothing begins
-    for (time_ns, start_ns, end_ns), path, voices in witnesses:
+    for time_ns, end_ns, path, voices in witnesses:
         while waiting and waiting[0].start_ns <= time_ns:
             current = _enter_program(waiting.popleft(), current, rules, found)
             decided.clear()
@@ -159,10 +159,10 @@ def _walk_in_order(witnesses: Iterable[_Witness], waiting: deque[_Program], rule
             decided.clear()
         span = spans.get(chosen)
         if span is None:
-            spans[chosen] = PhaseSpan(start_ns, end_ns)
+            spans[chosen] = PhaseSpan(max(time_ns, begin_ns), max(time_ns, begin_ns, end_ns))
             decided.clear()
-        else:
-            span.cover(start_ns, end_ns)
+        else:  # which began before
+            span.end_ns = max(span.end_ns, time_ns, end_ns)
         paths.setdefault(path, []).append((time_ns, chosen))
     for program in waiting:
         current = _enter_program(program, current, rules, found)
@@ -191,17 +191,9 @@ def _has_begun(phase: int, rules: Rules, found: Walk) -> bool:
 
 
 def missing(rules: Rules, found: Walk, functions: Iterable[str] = (), network: str = "") -> list[Departure]:
-    """Phases that always occur (in this network mode) and were not seen, though evidence or a function would show them.
-
-    A function without a name of its own proves nothing: it may be another phase's.
-    """
-    meanings = map(rules.functions.meaning, functions)
-    probed = {number for meaning in meanings if not meaning.nameless for number in meaning.phases}
-    return [
-        Departure(DepartureKind.MISSING, phase.id, f"{phase.id} was not seen")
-        for number, phase in enumerate(rules.phases)
-        if number and phase.is_due(network) and (phase.evidence or number in probed) and number not in found.spans
-    ]
+    """Phases that always occur (in this network mode) and were not seen, though evidence or a function shows them."""
+    names = (rules.phases[number].id for number in rules.due(tuple(functions), network) if number not in found.spans)
+    return [Departure(DepartureKind.MISSING, name, f"{name} was not seen") for name in names]
 
 
 def _cover(found: Walk, phase: int, start_ns: int, end_ns: int) -> None:
@@ -231,10 +223,11 @@ def _cover_weakly(
     rooms: dict[int, tuple[int, int]] = {}
     rows = events.rows.take(weak)
     times_ns, ends_ns = rows["time_ns"].tolist(), (rows["time_ns"] + rows["duration_ns"]).tolist()
-    calls = _calls(rows, role, None if on_request is None else on_request[weak])
+    calls = _calls(rows, role, None if on_request is None else on_request[weak], failed=failed)
     for time_ns, end_ns, call in zip(times_ns, ends_ns, calls, strict=True):
-        voices = rules.weak.voices(call, failed=failed)
-        for phase in voices[call[-1] is False]:
+        there, elsewhere = rules.weak[call]
+        is_on_request = call[3]
+        for phase in elsewhere if is_on_request is False else there:
             if phase not in rooms:
                 rooms[phase] = _room(phase, rules, bounds, found)
             earliest, latest = rooms[phase]
