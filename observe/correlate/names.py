@@ -20,7 +20,7 @@ _NOT_A_CONTAINER = re.compile(rf"(?:sha256[:/]|/s/|/volumes/|/plugins/|/ingest/|
 _PROCESS = re.compile(r"^/proc/(\d+)/(?:task/\d+/)?ns/")
 _ID_DIGITS = 64
 # Paths repeat within an operation, seldom beyond it.
-_CACHED = 1 << 13
+_CACHED = 1 << 11
 
 
 def container_in(text: str) -> str | None:
