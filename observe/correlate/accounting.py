@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from observe.correlate.rows import columns_of
+from observe.correlate.rows import columns_of, made_by
 from observe.correlate.spans import PhaseSpan, Walk
 from observe.model import SYSCALLS, EventBatch, Kind, Mark
 from observe.phases import Phase
@@ -76,14 +76,10 @@ class Partition:
             at_time = np.zeros(len(events), dtype=np.int64)
         if not self._programs:
             return at_time
-        # One row a process of a program, those of the innermost program last: the last row that is met counts.
-        rows = [(0, 0, 0, NO_PHASE)]
-        for number, span in self._programs:
-            rows += [(pid, span.start_ns, span.end_ns, number) for pid in span.processes]
-        pids, begins, ends, numbers = map(np.array, zip(*rows, strict=True))
-        met = (events.rows["pid"] == pids[:, None]) & (begins[:, None] <= times_ns) & (times_ns <= ends[:, None])
-        met[0] = True
-        program = numbers[len(met) - 1 - met[::-1].argmax(axis=0)]
+        program = np.full(len(events), NO_PHASE)
+        for number, span in self._programs:  # the innermost one counts
+            met = made_by(events, span.processes) & (span.start_ns <= times_ns) & (times_ns <= span.end_ns)
+            program[met] = number
         # What a program does at times is a phase of its own; another program that it waits for is not.
         return np.where((program != NO_PHASE) & (self._program_of[at_time] != program), program, at_time)
 

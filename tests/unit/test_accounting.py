@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import pairwise
 
 import pytest
@@ -211,3 +212,20 @@ def test_what_inotify_tells_of_a_write_is_counted_where_the_file_was_made():
     late = [Event(at, Kind.INOTIFY, flags=m, path=f"{folder}/.tmp-hostconfig.json1") for m, at in mask_and_moment]
     (run,), _ = correlate(stream(events, late, identity(1, 0)), header())
     assert {span.id: span.file_events for span in run.phases if span.file_events} == {"create.root": 2}
+
+
+def test_a_program_of_many_processes_takes_memory_for_its_events_and_not_for_each_pair():
+    """As a hook that forks in a loop would be."""
+
+    def peak_bytes(count: int) -> int:
+        events = batch_of([row(Kind.MOUNT, n, pid=n + 1) for n in range(count)])
+        span = PhaseSpan(0, count, frozenset(range(1, count + 1)))
+        partition = Partition(START.phases, {NETWORK: span}, (0, count))
+        tracemalloc.start()
+        try:
+            assert (partition.phases_of(events) == NETWORK).all()
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert peak_bytes(2_000) < 3 * peak_bytes(1_000)

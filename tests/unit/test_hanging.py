@@ -79,7 +79,8 @@ def test_a_request_that_hangs_holds_neither_the_batches_nor_the_runs_of_others()
     assert all(operation.events().rows.size == 0 for operation in correlator._undecided._ended)
     assert sum(ref() is not None for ref in alive) <= operation_module._MOST_PARTS
     # What waits for a decision has no path, and holds none.
-    assert len({*correlator._undecided._gathered().compacted().strings}) <= 2
+    assert len(correlator._undecided._waiting)
+    assert len({*correlator._undecided._waiting.strings}) <= 2
     assert len(correlator._undecided._new) <= undecided_module._MOST_NEW
     runs += correlator.finish()
     (hung,) = [run for run in runs if run.outcome == "unfinished"]
