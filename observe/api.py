@@ -140,7 +140,7 @@ class OpenRecording:
 
     @cached_property
     def _report(self) -> Report:
-        return assemble(self.path, load())[0]
+        return assemble(self.path, load(), details=False)[0]
 
 
 def open_recording(path: str | os.PathLike[str]) -> OpenRecording:

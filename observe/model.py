@@ -494,3 +494,21 @@ class Run:
     path: tuple[PathStep, ...] = ()
     #: (id of the innermost phase, event), by time; empty unless they were asked for.
     events: tuple[tuple[str, Event], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Conclusions:
+    """What a correlator concluded from a whole recording."""
+
+    #: In time order; without events.
+    runs: tuple[Run, ...]
+    #: What is missing or was not attributed, but for damage of the file.
+    loss: Loss
+    #: One line each, for people.
+    warnings: tuple[str, ...] = ()
+    #: Phase → the functions that were probed for it.
+    functions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    #: {"name", "binary", "reason"} of documented functions that are there and could not be probed.
+    refused: tuple[Mapping[str, Any], ...] = ()
+    #: Why events during operations were given to none → how many.
+    left: Mapping[str, int] = field(default_factory=dict)

@@ -15,12 +15,12 @@ from observe.reports.assemble import assemble
 from observe.reports.revisit import with_events
 
 
-def read(files: Iterable[Path], *, keep_events: bool = False, why: bool = False) -> Report:
-    """One report of all files; what is damaged is also said on standard error. Raises RecordingError."""
+def read(files: Iterable[Path], *, keep_events: bool = False, why: bool = False, details: bool = True) -> Report:
+    """One report of all files (see `assemble`); damage is also said on standard error. Raises RecordingError."""
     catalogue = load()
     reports = []
     for path in files:
-        report, damage = assemble(path, catalogue, keep_events=keep_events, why=why)
+        report, damage = assemble(path, catalogue, keep_events=keep_events, why=why, details=details)
         reports.append(report)
         for warning in damage:
             print(f"observe: warning: {Page().safe(warning)}", file=sys.stderr)

@@ -32,9 +32,8 @@ from observe.commands._session import LiveLine, add_arguments, options
 from observe.engine import api, find_engine
 from observe.errors import DataLostError, ObserveError
 from observe.model import Header
-from observe.phases import load
 from observe.reports import Page, bench_json, bench_markdown, bench_text
-from observe.reports.assemble import assemble
+from observe.reports.assemble import conclude
 from observe.reports.bench_rows import Bench, BenchArm, ClientRun, failed
 
 NAME = "bench"
@@ -237,7 +236,7 @@ def _arm(arm: Arm, folder: Path | None) -> BenchArm:
     if folder is None:
         return BenchArm(arm.name, arm.settings())
     path = path_of(folder, arm)
-    report, _ = assemble(path, load())
+    report = conclude(path)
     well = Counter(run.operation for run in report.runs if run.outcome == "ok")
     recorded = {operation: well[operation] for operation in ("create", "start")}
     return BenchArm(arm.name, arm.settings(), str(path), report.loss, recorded)

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from observe.commands._files import read, read_again, write
 from observe.errors import ObserveError, RegressionError
 from observe.reports import Page, compare_csv, compare_json, compare_markdown, compare_text, without_details
+from observe.reports.assemble import without_collector
 from observe.reports.comparison import Arm, Comparison, Row, compare, regressions, undecided
 from observe.reports.rows import UNATTRIBUTED
 
@@ -51,6 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
 
 
+@without_collector()
 def run(args: argparse.Namespace) -> int:
     """Read, compare, render, write. Raises RecordingError, and what `--fail-above` asks for."""
     comparison = compare(_arm(args.base), _arm(args.new))
@@ -101,7 +103,7 @@ def _called(operation: str, row: Row) -> str:
 
 def _arm(place: Path) -> Arm:
     """All recordings of one arm; what is damaged is also said on standard error."""
-    report = read(_recordings(place))
+    report = read(_recordings(place), details=False)
     return Arm(str(place), without_details(report, configuration=False, functions=False, path=False))
 
 

@@ -26,10 +26,9 @@ from observe.commands._session import LiveLine, add_arguments, options
 from observe.engine import find_engine
 from observe.errors import DataLostError, EngineGoneError
 from observe.model import EventBatch, Item, Kind, Loss, Note, NoteKind
-from observe.phases import load
 from observe.recording import RecordingWriter
 from observe.reports import Page, brief
-from observe.reports.assemble import assemble
+from observe.reports.assemble import conclude
 
 NAME = "record"
 HELP = "record a live dockerd while a command runs, or until stopped"
@@ -72,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     with RecordingWriter(path, header) as writer, session:
         recorder = _Recorder(session, writer)
         code = recorder.record(command, args.duration)
-    report, _ = assemble(path, load())
+    report = conclude(path)
     page = Page.of(sys.stderr)
     sys.stderr.write(brief.render(report, page))
     print(f"observe: recorded {recorder.events:,} events in {page.safe(str(path))}", file=sys.stderr)

@@ -10,6 +10,7 @@ from pathlib import Path
 from observe.commands._files import read, read_again, write
 from observe.errors import DataLostError, ObserveError
 from observe.reports import PICTURES, RENDERERS, WHY, Page, Report, without_details
+from observe.reports.assemble import without_collector
 from observe.reports.why_words import NOT_RECORDED
 
 NAME = "report"
@@ -34,6 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--strict", action="store_true", help="exit with 4 if data was lost")
 
 
+@without_collector()
 def run(args: argparse.Namespace) -> int:
     """Read, render, write.
 
@@ -41,11 +43,15 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.format == "png" and args.output is None and sys.stdout.isatty():
         raise ObserveError("png is no text for a terminal; name a file with -o, or send the output to one")
-    report = read(args.files, keep_events=args.events, why=args.why or args.format == "json")
     # Pages tell runs apart by what their configuration says.
-    report = without_details(
-        report, configuration=args.configuration or args.format == "html", functions=args.functions, path=args.why
+    configuration = args.configuration or args.format == "html"
+    report = read(
+        args.files,
+        keep_events=args.events,
+        why=args.why or args.format == "json",
+        details=configuration or args.functions,
     )
+    report = without_details(report, configuration=configuration, functions=args.functions, path=args.why)
     if args.format == "html":
         from observe.reports.html_ import shown_runs  # noqa: PLC0415 - see PICTURES
 

@@ -2,5 +2,6 @@
 """Events become runs: lineage, identity, spans, accounting."""
 
 from observe.correlate.correlator import Correlator
+from observe.correlate.stamps import stamp
 
-__all__ = ["Correlator"]
+__all__ = ["Correlator", "stamp"]

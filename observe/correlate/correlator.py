@@ -125,6 +125,11 @@ class Correlator:
         seen = {reason: count for reason, count in rare.items() if count}
         return {**dict.fromkeys((SEVERAL, NOBODY, OTHERS), 0), **self._undecided.left, **seen}
 
+    @property
+    def could_say_why(self) -> bool:
+        """Whether the stream so far had events of the scheduler, so that `why` makes a difference."""
+        return self._scheduler.seen
+
     def probed(self) -> dict[str, tuple[str, ...]]:
         """Phase → the functions that were probed for it."""
         found: dict[str, list[str]] = {}

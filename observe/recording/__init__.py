@@ -2,6 +2,6 @@
 """The recording file: what the collectors deliver, kept so that a kill, a full disk or a flipped bit costs little."""
 
 from observe.recording.reader import Damage, Recording
-from observe.recording.writer import RecordingWriter
+from observe.recording.writer import RecordingWriter, keep_conclusions
 
-__all__ = ["Damage", "Recording", "RecordingWriter"]
+__all__ = ["Damage", "Recording", "RecordingWriter", "keep_conclusions"]

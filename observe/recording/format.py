@@ -18,6 +18,8 @@ and compressed on its own, and the frame's own string table, so that a frame nee
 Names and dtypes travel with the data: a column that this version does not know is ignored, one that is
 missing is filled with zero. So columns are added without a new format version; it rises only when an
 old reader would misread the file.
+
+Behind the end note may stand what a correlator concluded from all of it (`recording/conclusions.py`).
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ import json
 import re
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import IntEnum
 from itertools import accumulate, compress, pairwise
@@ -70,6 +72,7 @@ class FrameKind(IntEnum):
     HEADER = 1
     EVENTS = 2
     NOTE = 3
+    CONCLUSIONS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,12 +154,12 @@ def unpack_frame_head(data: bytes) -> FrameHead | None:
 
 def encode_header(header: Header) -> bytes:
     """Payload of the header frame."""
-    return _to_json({field.name: getattr(header, field.name) for field in fields(Header)})
+    return to_json({field.name: getattr(header, field.name) for field in fields(Header)})
 
 
 def decode_header(payload: bytes) -> Header:
     """Header of its payload; keys of later versions are ignored. Raises RecordingError if it cannot be one."""
-    data = _from_json(payload)
+    data = from_json(payload)
     try:
         header = Header(**{field.name: data[field.name] for field in fields(Header)})
     except KeyError as error:
@@ -174,12 +177,12 @@ def decode_header(payload: bytes) -> Header:
 
 def encode_note(note: Note) -> bytes:
     """Payload of a note frame: JSON, so tuples come back as lists and keys as strings."""
-    return _to_json({"kind": note.kind.value, "time_ns": note.time_ns, "data": note.data})
+    return to_json({"kind": note.kind.value, "time_ns": note.time_ns, "data": note.data})
 
 
 def decode_note(payload: bytes) -> Note | None:
     """Note of its payload; None if its kind is one of a later version. Raises RecordingError if it cannot be one."""
-    data = _from_json(payload)
+    data = from_json(payload)
     kind, time_ns, facts = data.get("kind"), data.get("time_ns"), data.get("data")
     if not (isinstance(kind, str) and isinstance(time_ns, int) and isinstance(facts, dict)):
         raise RecordingError("note without kind, time_ns or data")
@@ -201,14 +204,33 @@ def decode_events(payload: bytes) -> Columns:
     """Columns of one events payload. Raises RecordingError if it contradicts itself; allocates within the limits."""
     parts = _Parts(payload)
     try:
-        description = _from_json(parts.take(_U32.unpack(parts.take(_U32.size))[0]))
-        values = _decode_columns(parts, description["columns"], _count(description["rows"], MAX_ROWS))
+        description = _description(parts)
+        values = _decode_columns(parts, description["columns"], _count(description["rows"], MAX_ROWS), _NAMES)
         strings = _decode_strings(parts, *description["strings"])
     except (KeyError, TypeError, ValueError, zlib.error) as error:
         raise RecordingError(f"events that do not fit their description: {error}") from error
     if any(values[name].max() >= len(strings) for name in STRING_COLUMNS):
         raise RecordingError("events with a string that is not in their table")
     return Columns(values, strings)
+
+
+def decode_times(payload: bytes) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """When each event of a payload began and ended, boot clock, shape (n,), at a fraction of the price of all columns.
+
+    Raises RecordingError like `decode_events`.
+    """
+    parts = _Parts(payload)
+    try:
+        description = _description(parts)
+        rows = _count(description["rows"], MAX_ROWS)
+        values = _decode_columns(parts, description["columns"], rows, ("time_ns", "duration_ns"))
+    except (KeyError, TypeError, ValueError, zlib.error) as error:
+        raise RecordingError(f"events that do not fit their description: {error}") from error
+    return values["time_ns"], values["time_ns"] + values["duration_ns"]
+
+
+def _description(parts: _Parts) -> dict[str, Any]:
+    return from_json(parts.take(_U32.unpack(parts.take(_U32.size))[0]))
 
 
 def _encode_part(part: EventBatch) -> Iterator[bytes]:
@@ -238,10 +260,10 @@ def _with_own_strings(part: EventBatch) -> EventBatch:
 
 
 def _encode_frame(own: EventBatch, text: bytes) -> bytes:
-    columns = [(name, own.rows.dtype[name].str, _deflate(_shuffle(own.rows[name]))) for name in _NAMES]
-    lengths = _deflate(_shuffle(np.array([len(string) for string in own.strings], dtype=_LENGTH_DTYPE)))
-    stored_text = _deflate(text)
-    description = _to_json(
+    columns = [(name, own.rows.dtype[name].str, deflate(_shuffle(own.rows[name]))) for name in _NAMES]
+    lengths = deflate(_shuffle(np.array([len(string) for string in own.strings], dtype=_LENGTH_DTYPE)))
+    stored_text = deflate(text)
+    description = to_json(
         {
             "rows": len(own),
             "columns": [(name, dtype, len(stored)) for name, dtype, stored in columns],
@@ -252,19 +274,21 @@ def _encode_frame(own: EventBatch, text: bytes) -> bytes:
     return b"".join((_U32.pack(len(description)), description, *stored_columns, lengths, stored_text))
 
 
-def _decode_columns(parts: _Parts, described: list[Any], rows: int) -> dict[str, npt.NDArray[Any]]:
-    """Every column of EVENT_DTYPE, shape (rows,); zero where nothing is described."""
+def _decode_columns(
+    parts: _Parts, described: list[Any], rows: int, names: Sequence[str]
+) -> dict[str, npt.NDArray[Any]]:
+    """These columns of EVENT_DTYPE, shape (rows,); zero where nothing is described."""
     found: dict[str, npt.NDArray[Any]] = {}
     for name, dtype_text, stored_bytes in described:
         stored = parts.take(stored_bytes)
-        if name not in _NAMES:
+        if name not in names:
             continue
         wanted = EVENT_DTYPE[name]
         dtype = np.dtype(dtype_text) if _NUMBER.fullmatch(dtype_text) else np.dtype("V1")
         if name in found or not np.can_cast(dtype, wanted, "same_kind"):
             raise ValueError(f"column {name} twice or as {dtype_text!r}")
-        found[name] = _unshuffle(_inflate(stored, rows * dtype.itemsize), dtype).astype(wanted, copy=False)
-    return {name: found[name] if name in found else np.zeros(rows, dtype=EVENT_DTYPE[name]) for name in _NAMES}
+        found[name] = _unshuffle(inflate(stored, rows * dtype.itemsize), dtype).astype(wanted, copy=False)
+    return {name: found[name] if name in found else np.zeros(rows, dtype=EVENT_DTYPE[name]) for name in names}
 
 
 def _decode_strings(
@@ -272,9 +296,9 @@ def _decode_strings(
 ) -> tuple[str, ...]:
     # An event names at most one string a string column, and every table has the empty string.
     size_bytes = _count(count, len(STRING_COLUMNS) * MAX_ROWS + 1) * _LENGTH_DTYPE.itemsize
-    lengths = _unshuffle(_inflate(parts.take(lengths_bytes), size_bytes), _LENGTH_DTYPE)
+    lengths = _unshuffle(inflate(parts.take(lengths_bytes), size_bytes), _LENGTH_DTYPE)
     stored = parts.take(stored_bytes)
-    text = _inflate(stored, _count(text_bytes, MAX_TEXT_BYTES, least=0)).decode("utf-8", "surrogatepass")
+    text = inflate(stored, _count(text_bytes, MAX_TEXT_BYTES, least=0)).decode("utf-8", "surrogatepass")
     ends = list(accumulate(lengths.tolist(), initial=0))
     if ends[-1] != len(text) or ends[1] != 0:
         raise ValueError("a wrong string table")
@@ -312,11 +336,12 @@ def _unshuffle(data: bytes, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     return np.ascontiguousarray(planes.T).view(dtype).reshape(-1)
 
 
-def _deflate(data: bytes) -> bytes:
+def deflate(data: bytes) -> bytes:
+    """Compressed as every part of a frame is."""
     return zlib.compress(data, _COMPRESSION_LEVEL)
 
 
-def _inflate(data: memoryview, size_bytes: int) -> bytes:
+def inflate(data: memoryview, size_bytes: int) -> bytes:
     """Exactly `size_bytes`. Raises ValueError if it is more or less, without inflating more."""
     stream = zlib.decompressobj()
     inflated = stream.decompress(data, size_bytes + 1)
@@ -325,7 +350,8 @@ def _inflate(data: memoryview, size_bytes: int) -> bytes:
     return inflated
 
 
-def _to_json(value: Mapping[str, Any]) -> bytes:
+def to_json(value: Mapping[str, Any]) -> bytes:
+    """One line of ASCII. Raises RecordingError if it is longer than a reader takes."""
     data = json.dumps(dict(value), separators=(",", ":"), default=_plain).encode("ascii")
     if len(data) > MAX_JSON_BYTES:
         raise RecordingError(f"a note of {len(data)} bytes cannot be recorded; at most {MAX_JSON_BYTES}")
@@ -338,7 +364,8 @@ def _plain(value: Any) -> dict[str, Any]:
     raise TypeError(f"{type(value).__name__} cannot be recorded in a note")
 
 
-def _from_json(data: bytes | memoryview) -> dict[str, Any]:
+def from_json(data: bytes | memoryview) -> dict[str, Any]:
+    """The object in a text. Raises RecordingError if there is none, or too long a one."""
     if len(data) > MAX_JSON_BYTES:
         raise RecordingError(f"{len(data)} bytes of JSON where at most {MAX_JSON_BYTES} are written")
     try:

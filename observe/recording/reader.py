@@ -15,11 +15,26 @@ import numpy as np
 import numpy.typing as npt
 
 from observe.errors import RecordingError
-from observe.model import EVENT_DTYPE, STRING_COLUMNS, Event, EventBatch, Header, Item, Kind, Note, NoteKind
+from observe.model import (
+    EVENT_DTYPE,
+    STRING_COLUMNS,
+    Conclusions,
+    Event,
+    EventBatch,
+    Header,
+    Item,
+    Kind,
+    Note,
+    NoteKind,
+)
 from observe.recording import format as layout
+from observe.recording.conclusions import decode_conclusions
 
 if TYPE_CHECKING:
     import pandas as pd
+
+#: Whether to read a batch with events that began and ended then (ns of the boot clock, shape (n,)).
+Wanted = Callable[[npt.NDArray[Any], npt.NDArray[Any]], bool]
 
 _CHUNK_BYTES = 1 << 20
 _KINDS = {kind.value: kind.label for kind in Kind}
@@ -63,12 +78,13 @@ class Recording:
                 raise RecordingError(f"cannot read {path}: {error}") from error
         return cls(path, header, first_frame)
 
-    def items(self) -> Iterator[Item]:
+    def items(self, wanted: Wanted | None = None) -> Iterator[Item]:
         """Batches and notes in the order of the file; holds one frame at a time.
 
+        Batches that are not `wanted` are left out, and hardly cost anything.
         Damage is passed over and counted, never raised. Raises RecordingError only if the file is gone.
         """
-        for content in self._contents():
+        for content in self._contents(wanted):
             yield content if isinstance(content, Note) else content.batch()
 
     def events(self) -> EventBatch:
@@ -85,6 +101,24 @@ class Recording:
         for _ in self._contents():
             pass
         return self.damage
+
+    def conclusions(self, stamp: str, *, details: bool = True) -> Conclusions | None:
+        """What was kept of an undamaged recording by code of this `stamp`, if it is still as it was then.
+
+        Reads everything, decodes nothing else; without `details`, runs have no configuration, functions and calls.
+        Raises like `items`.
+        """
+        with _opened(self.path) as fd:
+            scan = _Scan(fd)
+            kept: list[_Frame] = []
+            for frame in scan.frames(self._first_frame):
+                if frame.kind == layout.FrameKind.CONCLUSIONS:
+                    kept.append(frame)
+                elif kept:
+                    return None
+            if not kept or scan.damaged_bytes:
+                return None
+        return decode_conclusions([frame.payload for frame in kept], stamp, kept[0].start, details=details)
 
     def to_pandas(self) -> pd.DataFrame:
         """All events, a row each in the order of the file, with the columns of `Event` and their units.
@@ -114,11 +148,19 @@ class Recording:
 
         return pd.DataFrame({name: column(name) for name in names}, copy=False)
 
-    def _contents(self) -> Iterator[layout.Columns | Note]:
+    def _contents(self, wanted: Wanted | None = None) -> Iterator[layout.Columns | Note]:
         with _opened(self.path) as fd:
             scan = _Scan(fd)
             for frame in scan.frames(self._first_frame):
+                if frame.kind == layout.FrameKind.CONCLUSIONS:
+                    continue
                 try:
+                    if (
+                        wanted
+                        and frame.kind == layout.FrameKind.EVENTS
+                        and not wanted(*layout.decode_times(frame.payload))
+                    ):
+                        continue
                     content = _decode(frame)
                 except RecordingError:
                     scan.skip(frame.start, frame.end)
@@ -149,7 +191,7 @@ class _Scan:
         self.ended = False
         self._fd = fd
         self._size = os.fstat(fd).st_size
-        self._damaged_bytes = 0
+        self.damaged_bytes = 0
         self._first_damage: int | None = None
         # A frame that fails is read again at most once on average: only a forged file needs more, and must not hang.
         self._patience_bytes = 2 * self._size + layout.MAX_PAYLOAD_BYTES
@@ -181,7 +223,8 @@ class _Scan:
         while offset < self._size:
             frame = self.frame_at(offset) or self._next_frame(offset + 1)
             start = self._size if frame is None else frame.start
-            self.skip(offset, start)
+            if start > offset and not self._are_conclusions(offset):
+                self.skip(offset, start)
             if frame is None:
                 return
             yield frame
@@ -191,21 +234,26 @@ class _Scan:
         """Count the bytes from `start` to `end` as damaged."""
         if end > start and self._first_damage is None:
             self._first_damage = start
-        self._damaged_bytes += end - start
+        self.damaged_bytes += end - start
 
     def damage(self) -> Damage:
         """What was found; complete after `frames` is exhausted."""
         warnings = []
         if not self.ended:
             warnings.append("truncated: the recorder was killed or is still running; what it wrote before is here")
-        if self._damaged_bytes:
+        if self.damaged_bytes:
             warnings.append(
-                f"{self._damaged_bytes} of {self._size} bytes are damaged, the first at {self._first_damage}:"
+                f"{self.damaged_bytes} of {self._size} bytes are damaged, the first at {self._first_damage}:"
                 " the events in them are missing"
             )
         if self.left_out:
             warnings.append(f"{self.left_out} frames of a newer observe were left out; update observe to see them")
-        return Damage(self._damaged_bytes, not self.ended, tuple(warnings))
+        return Damage(self.damaged_bytes, not self.ended, tuple(warnings))
+
+    def _are_conclusions(self, offset: int) -> bool:
+        """Whether a frame of conclusions begins there, whole or not: nothing recorded is missing without it."""
+        head = layout.unpack_frame_head(self.read(offset, layout.FRAME_HEAD_BYTES))
+        return head is not None and head.kind == layout.FrameKind.CONCLUSIONS
 
     def _next_frame(self, offset: int) -> _Frame | None:
         """The first whole frame at `offset` or later."""

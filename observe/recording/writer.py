@@ -14,8 +14,9 @@ from types import TracebackType
 from typing import Self
 
 from observe.errors import RecordingError
-from observe.model import EventBatch, Header, Item, Note, NoteKind
+from observe.model import Conclusions, EventBatch, Header, Item, Note, NoteKind
 from observe.recording import format as layout
+from observe.recording.conclusions import encode_conclusions
 
 #: Events wait at most this long, and no more than these many, before they are handed to the system.
 FLUSH_INTERVAL_NS = 1_000_000_000
@@ -157,6 +158,42 @@ class RecordingWriter:
     def _release(self) -> None:
         fd, self._fd = self._fd, _CLOSED
         os.close(fd)
+
+
+def keep_conclusions(path: Path, conclusions: Conclusions, stamp: str) -> bool:
+    """Append what was concluded from the whole, undamaged recording at `path` by code of this `stamp`.
+
+    False, and the file is as it was, if they cannot be kept: no room, not allowed, being written, too large. Then
+    nothing is lost but the time to conclude it again.
+    """
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        start = os.fstat(fd).st_size
+        frames = [
+            layout.pack_frame(layout.FrameKind.CONCLUSIONS, payload)
+            for payload in encode_conclusions(conclusions, stamp, start)
+        ]
+        return _append_or_leave(fd, b"".join(frames), start)
+    except (OSError, RecordingError):
+        return False
+    finally:
+        os.close(fd)
+
+
+def _append_or_leave(fd: int, data: bytes, start: int) -> bool:
+    rest = memoryview(data)
+    try:
+        while rest:
+            rest = rest[os.pwrite(fd, rest, start + len(data) - len(rest)) :]
+        os.fdatasync(fd)
+    except BaseException:
+        os.ftruncate(fd, start)
+        raise
+    return True
 
 
 def _create(path: Path) -> int:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from observe.correlate import Correlator
 from observe.model import EventBatch, Header, Item, Run
@@ -81,7 +82,7 @@ def _found(
             if run is not None and _conclusions(run) == _conclusions(candidate):
                 same[id(run)] = replace(run, events=candidate.events)
 
-    for item in recording.items() if parts is None else _cut(recording.items(), parts):
+    for item in recording.items() if parts is None else _cut(recording, parts):
         keep(correlator.feed(item))
     keep(correlator.finish())
     return same
@@ -92,18 +93,24 @@ def _conclusions(run: Run) -> tuple[object, ...]:
     return tuple(replace(span, time=None) for span in run.phases), run.container_id, run.outcome
 
 
-def _cut(items: Iterable[Item], parts: Sequence[Window]) -> Iterator[Item]:
+def _cut(recording: Recording, parts: Sequence[Window]) -> Iterator[Item]:
     """All notes, and of the batches what lies in one of the parts."""
-    for item in items:
-        if not isinstance(item, EventBatch):
+    for item in recording.items(lambda start_ns, end_ns: bool(_inside(parts, start_ns, end_ns).any())):
+        if isinstance(item, EventBatch):
+            start_ns, duration_ns = item.rows["time_ns"], item.rows["duration_ns"]
+            yield EventBatch(item.rows[_inside(parts, start_ns, start_ns + duration_ns)], item.strings)
+        else:
             yield item
-            continue
-        start_ns, end_ns = item.rows["time_ns"], item.rows["time_ns"] + item.rows["duration_ns"]
-        inside = np.zeros(len(item), dtype=bool)
-        for part in parts:
-            inside |= (end_ns >= max(part.start_ns, 0)) & (start_ns <= part.end_ns)
-        if inside.any():
-            yield EventBatch(item.rows[inside], item.strings)
+
+
+def _inside(
+    parts: Sequence[Window], start_ns: npt.NDArray[np.uint64], end_ns: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.bool_]:
+    """Which events lie, at least with an end, in one of the parts."""
+    inside = np.zeros(len(start_ns), dtype=bool)
+    for part in parts:
+        inside |= (end_ns >= max(part.start_ns, 0)) & (start_ns <= part.end_ns)
+    return inside
 
 
 def _end_ns(run: Run) -> int:

@@ -88,7 +88,7 @@ def test_times_become_dates(three):
 
 def test_each_table_is_made_once_and_only_when_it_is_asked_for(monkeypatch):
     calls = []
-    monkeypatch.setattr(api, "assemble", lambda *args: calls.append(args) or assemble(*args))
+    monkeypatch.setattr(api, "assemble", lambda *args, **more: calls.append(args) or assemble(*args, **more))
     recording = observe.open(str(THREE))
     assert len(recording.events)
     assert calls == []

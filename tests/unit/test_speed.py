@@ -14,7 +14,7 @@ from streams import correlate, rebatch, recorded
 from observe.phases import load
 from observe.recording import RecordingWriter
 from observe.reports import RENDERERS, Page
-from observe.reports.assemble import assemble
+from observe.reports.assemble import assemble, conclude
 
 #: Eleven is promised of quiet machines and long recordings; these are short.
 MOST = 13
@@ -48,6 +48,13 @@ def test_a_report_of_ten_times_the_events_costs_about_ten_times_the_time(tmp_pat
 
     assert len(report(many)) > 9 * len(report(few))  # and everything is loaded
     assert cpu_seconds(lambda: report(many)) <= MOST * cpu_seconds(lambda: report(few))
+
+
+def test_what_was_kept_is_reported_in_a_fraction_of_the_time(tmp_path):
+    path = written(tmp_path / "many.observe", "functions", 10 * TURNS)
+    again_seconds = cpu_seconds(lambda: assemble(path, load()))
+    conclude(path)
+    assert cpu_seconds(lambda: assemble(path, load())) < again_seconds / 5
 
 
 def test_a_live_stream_of_small_batches_costs_no_more_the_longer_it_lasts():

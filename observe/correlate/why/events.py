@@ -24,6 +24,8 @@ class SchedulerEvents:
     def __init__(self, *, keep: bool) -> None:
         """`keep`: somebody will ask for them."""
         self._keep = keep
+        #: Whether there were any.
+        self.seen = False
         self._batches: deque[EventBatch] = deque()
 
     def take(self, batch: EventBatch) -> EventBatch:
@@ -31,6 +33,7 @@ class SchedulerEvents:
         ours = _OURS[batch.rows["kind"]]
         if not ours.any():
             return batch
+        self.seen = True
         if self._keep:
             self._batches.append(EventBatch(batch.rows.compress(ours), batch.strings))
         return EventBatch(batch.rows.compress(~ours), batch.strings)

@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""What was concluded from a recording, kept at its end so that a report need not conclude it again: no files.
+
+Payloads of frames, in order, each a JSON object, compressed, behind its size::
+
+    payload := size:u32  zlib(JSON)
+    first   := {"stamp", "start", "parts", "loss", "warnings", "functions", "refused", "left"}
+    part    := {"runs", "departures", "phases"}
+    details := {"configurations", "functions", "calls"}
+
+`stamp` names the code that concluded; `start` is the offset in bytes at which the first of these frames stands, so
+that nothing can have been taken away before it. Each part has some runs as columns, and what each has several of as
+[how many of each run, columns]; its details, which most reports do not look at, follow it. A column of numbers is a
+list, any other [distinct values, place of each row's].
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import chain, islice
+from typing import Any, Generic, NoReturn, TypeVar
+
+from observe.errors import RecordingError
+from observe.model import Calls, Conclusions, Departure, DepartureKind, Evidence, FunctionCall, Kind, Loss, Run, Span
+from observe.recording import format as layout
+
+#: Runs of one part: below a megabyte of JSON.
+_RUNS = 200
+_SIZE = struct.Struct("<I")
+_Row = TypeVar("_Row")
+
+
+def encode_conclusions(conclusions: Conclusions, stamp: str, start: int) -> Iterator[bytes]:
+    """Payloads of the frames that are written from offset `start` on.
+
+    Raises RecordingError if one is too large to be read, ValueError if runs have what is not kept: events, causes.
+    """
+    runs = conclusions.runs
+    if any(run.events or run.causes or run.path for run in runs):
+        raise ValueError("events and causes are not kept")
+    parts = [runs[at : at + _RUNS] for at in range(0, len(runs), _RUNS)]
+    yield _packed(
+        {
+            "stamp": stamp,
+            "start": start,
+            "parts": len(parts),
+            "loss": _values(conclusions.loss),
+            "warnings": conclusions.warnings,
+            "functions": conclusions.functions,
+            "refused": conclusions.refused,
+            "left": conclusions.left,
+        }
+    )
+    for part in parts:
+        yield _packed({"runs": _RUN.columns(part), **_nested(part, _SHOWN)})
+        yield _packed({"configurations": [run.configuration for run in part], **_nested(part, _DETAILS)})
+
+
+def decode_conclusions(payloads: Sequence[bytes], stamp: str, start: int, *, details: bool) -> Conclusions | None:
+    """What `encode_conclusions` made of the same stamp and place; None if it is of others, or cannot be that.
+
+    Without `details`, runs have no configuration, functions and calls.
+    """
+    try:
+        first = _unpacked(payloads[0])
+        if (first["stamp"], first["start"], first["parts"]) != (stamp, start, (len(payloads) - 1) / 2):
+            return None
+        parts = [
+            _runs(_unpacked(part), _unpacked(more) if details else None)
+            for part, more in zip(payloads[1::2], payloads[2::2], strict=True)
+        ]
+        return Conclusions(
+            runs=tuple(chain.from_iterable(parts)),
+            loss=Loss(**{name: _number(count) for name, count in first["loss"].items()}),
+            warnings=tuple(map(_text, first["warnings"])),
+            functions={phase: tuple(map(_text, names)) for phase, names in first["functions"].items()},
+            refused=tuple([dict(facts) for facts in first["refused"]]),
+            left={reason: _number(count) for reason, count in first["left"].items()},
+        )
+    except (AttributeError, IndexError, KeyError, RecordingError, TypeError, ValueError, struct.error, zlib.error):
+        return None
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else _refused(value)
+
+
+def _text_or_none(value: Any) -> str | None:
+    return None if value is None else _text(value)
+
+
+def _number(value: Any) -> int:
+    return value if isinstance(value, int) else _refused(value)
+
+
+def _number_or_none(value: Any) -> int | None:
+    return None if value is None else _number(value)
+
+
+def _pieces(value: Any) -> tuple[tuple[int, int], ...]:
+    return tuple([(_number(start_ns), _number(duration_ns)) for start_ns, duration_ns in value])
+
+
+#: Columns as they are → the types in them.
+_OF_NUMBERS: Mapping[Callable[[Any], Any], frozenset[type]] = {
+    _number: frozenset({int, bool}),
+    _number_or_none: frozenset({int, type(None)}),
+}
+
+
+def _refused(value: Any) -> NoReturn:
+    raise ValueError(f"a {type(value).__name__} that was never concluded")
+
+
+@dataclass(frozen=True, slots=True)
+class _Table(Generic[_Row]):
+    """Rows of a dataclass as columns, one for each of its first fields; the other fields keep their defaults."""
+
+    row: Callable[..., _Row]
+    #: Field, in the dataclass's order → what makes its value of what JSON has of it.
+    fields: Mapping[str, Callable[[Any], Any]]
+
+    def columns(self, rows: Sequence[_Row]) -> dict[str, Any]:
+        """Of these rows."""
+        return {name: _column([getattr(row, name) for row in rows], value) for name, value in self.fields.items()}
+
+    def lists(self, columns: Mapping[str, Any]) -> list[list[Any]]:
+        """The values of each column. Raises ValueError, KeyError, IndexError or TypeError if they are none."""
+        return [_list(columns[name], value) for name, value in self.fields.items()]
+
+
+def _column(values: list[Any], value: Callable[[Any], Any]) -> list[Any]:
+    if value in _OF_NUMBERS:
+        return values
+    places = {one: place for place, one in enumerate(dict.fromkeys(values))}
+    return [list(places), [places[one] for one in values]]
+
+
+def _list(column: Any, value: Callable[[Any], Any]) -> list[Any]:
+    if value in _OF_NUMBERS:
+        return list(column) if set(map(type, column)) <= _OF_NUMBERS[value] else _refused(column)
+    distinct, places = column
+    values = list(map(value, distinct))
+    return [values[place] for place in places]
+
+
+_RUN = _Table(
+    Run,
+    {
+        "operation": _text,
+        **dict.fromkeys(("container_id", "container_name", "image", "network"), _text_or_none),
+        "outcome": _text,
+        "error": _text_or_none,
+        **dict.fromkeys(("start_ns", "wall_time_ns", "duration_ns", "unattributed_ns"), _number),
+    },
+)
+_SPAN = _Table(
+    Span,
+    {
+        "id": _text,
+        "parent": _text_or_none,
+        "step": _text,
+        **dict.fromkeys(("start_ns", "duration_ns", "self_ns"), _number_or_none),
+        "evidence": Evidence,
+        **dict.fromkeys(("syscalls", "file_events", "probe_hits"), _number),
+        "corrected_self_ns": _number_or_none,
+        "pieces": _pieces,
+    },
+)
+_DEPARTURE = _Table(Departure, {"kind": DepartureKind, "phase": _text, "text": _text})
+_FUNCTION_CALL = _Table(
+    FunctionCall,
+    {"name": _text, **dict.fromkeys(("pid", "start_ns", "duration_ns", "complete"), _number)},
+)
+_CALLS = _Table(Calls, {"phase": _text, "kind": Kind, **dict.fromkeys(("count", "duration_ns"), _number)})
+#: What a run has several of, in its order.
+_SHOWN: Mapping[str, _Table[Any]] = {"departures": _DEPARTURE, "phases": _SPAN}
+_DETAILS: Mapping[str, _Table[Any]] = {"functions": _FUNCTION_CALL, "calls": _CALLS}
+
+
+def _nested(runs: Sequence[Run], tables: Mapping[str, _Table[Any]]) -> dict[str, Any]:
+    found = {}
+    for name, table in tables.items():
+        rows = [getattr(run, name) for run in runs]
+        found[name] = [list(map(len, rows)), table.columns(list(chain.from_iterable(rows)))]
+    return found
+
+
+def _runs(part: Mapping[str, Any], details: Mapping[str, Any] | None) -> list[Run]:
+    """The runs of a part. Raises like `_Table.lists`."""
+    columns = [*_RUN.lists(part["runs"]), *(_several(table, *part[name]) for name, table in _SHOWN.items())]
+    if details is not None:
+        columns.append(list(map(dict, details["configurations"])))
+        columns += [_several(table, *details[name]) for name, table in _DETAILS.items()]
+    if len(set(map(len, columns))) != 1:
+        raise ValueError("columns of different lengths")
+    return list(map(Run, *columns))
+
+
+def _several(table: _Table[_Row], counts: list[int], columns: Mapping[str, Any]) -> list[tuple[_Row, ...]]:
+    """Rows by run. Raises like `_Table.lists`."""
+    lists = table.lists(columns)
+    if set(map(len, lists)) != {sum(counts)}:
+        raise ValueError("columns of different lengths")
+    rows = map(table.row, *lists)
+    return [tuple(islice(rows, count)) for count in counts]
+
+
+def _values(loss: Loss) -> dict[str, int]:
+    return {one.name: getattr(loss, one.name) for one in fields(loss)}
+
+
+def _packed(value: Mapping[str, Any]) -> bytes:
+    data = layout.to_json(value)
+    return _SIZE.pack(len(data)) + layout.deflate(data)
+
+
+def _unpacked(payload: bytes) -> dict[str, Any]:
+    (size_bytes,) = _SIZE.unpack_from(payload)
+    if size_bytes > layout.MAX_JSON_BYTES:
+        raise ValueError("larger than anything that is written")
+    return layout.from_json(layout.inflate(memoryview(payload)[_SIZE.size :], size_bytes))

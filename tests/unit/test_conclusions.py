@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What was concluded from a recording is kept in it: the same as concluding it again, or not used."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import shutil
+import stat
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from repeating import endless
+from streams import FIXTURES, recorded
+
+import observe
+from observe.__main__ import main
+from observe.correlate import stamp, stamps
+from observe.model import Departure, DepartureKind, Note, NoteKind
+from observe.phases import load
+from observe.recording import Recording, RecordingWriter, conclusions, keep_conclusions, reader, writer
+from observe.recording import format as layout
+from observe.reports import assemble as assembling
+from observe.reports.assemble import assemble, conclude
+
+NAMES = ("create-start", "functions", "three-at-once")
+FRAME = layout.FrameKind.CONCLUSIONS
+
+
+def copied(tmp_path: Path, name: str = "functions") -> Path:
+    path = tmp_path / f"{name}.observe"
+    path.write_bytes((FIXTURES / f"{name}.observe").read_bytes())
+    return path
+
+
+def concluded(tmp_path: Path, name: str = "functions") -> tuple[Path, int]:
+    """A recording with its conclusions, and where they begin."""
+    path = copied(tmp_path, name)
+    start = path.stat().st_size
+    conclude(path)
+    assert path.stat().st_size > start
+    return path, start
+
+
+def frames(path: Path) -> list[reader._Frame]:
+    with reader._opened(path) as fd:
+        return list(reader._Scan(fd).frames(layout.PRELUDE_BYTES))
+
+
+def is_used(path: Path) -> bool:
+    return Recording.open(path).conclusions(stamp()) is not None
+
+
+@contextmanager
+def nobody_correlates(monkeypatch):
+    def refuse(*_args, **_options):
+        raise AssertionError("it was concluded again")
+
+    with monkeypatch.context() as context:
+        context.setattr(assembling, "Correlator", refuse)
+        yield
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_was_kept_is_what_would_be_concluded_again(tmp_path, monkeypatch, name):
+    original = copied(tmp_path, name)
+    wanted = [repr(assemble(original, load(), why=why)) for why in (False, True)]
+    events = assemble(original, load(), keep_events=True)
+    assert repr((conclude(original), ())) == wanted[0]
+    assert is_used(original)
+    with nobody_correlates(monkeypatch):
+        assert [repr(assemble(original, load(), why=why)) for why in (False, True)] == wanted
+        report, _ = assemble(original, load(), details=False)
+    assert repr(assemble(original, load(), keep_events=True)) == repr(events)
+    assert len(report.runs) == len(events[0].runs) > 0
+    for run, whole in zip(report.runs, assemble(original, load())[0].runs, strict=True):
+        assert whole.calls
+        assert run == replace(whole, configuration={}, functions=(), calls=())
+
+
+def test_a_long_recording_has_several_parts(tmp_path):
+    of, items = recorded("functions")
+    path = tmp_path / "long.observe"
+    with RecordingWriter(path, of) as recorder:
+        for item in endless(items, conclusions._RUNS // 2 + 5):
+            recorder.write(item)
+    report = conclude(path)
+    assert len(report.runs) > conclusions._RUNS
+    assert [frame.kind for frame in frames(path)].count(FRAME) == 5
+    assert repr(assemble(path, load())[0]) == repr(report)
+
+
+def test_departures_pieces_and_texts_that_are_not_utf8_are_kept(tmp_path):
+    path = copied(tmp_path)
+    report, _ = assemble(path, load())
+    first, second = report.runs
+    strange = "\udcff <b>\0"
+    departure = Departure(DepartureKind.REPEATED, "start", strange)
+    changed = replace(first, departures=(departure,), image=strange, configuration={"Cmd": [strange, None, 1.5]})
+    found = assembling._concluded(Recording.open(path), load())[0]
+    found = replace(found, runs=(changed, second), warnings=(strange,), refused=({"name": strange},))
+    assert any(span.pieces for run in found.runs for span in run.phases)
+    assert keep_conclusions(path, found, stamp())
+    assert Recording.open(path).conclusions(stamp()) == found
+    assert Recording.open(path).conclusions("of other code") is None
+
+
+@pytest.mark.parametrize("form", ["text", "json", "csv", "markdown", "html"])
+def test_every_report_is_the_same_with_and_without(tmp_path, capsysbinary, form):
+    path = copied(tmp_path, "three-at-once")
+    assert main(["report", str(path), "-f", form]) == 0
+    before = capsysbinary.readouterr()
+    conclude(path)
+    assert is_used(path)
+    assert main(["report", str(path), "-f", form]) == 0
+    assert capsysbinary.readouterr() == before
+    assert before.out
+    assert not before.err
+
+
+@pytest.mark.parametrize("options", [["--events"], ["--functions"], ["--configuration"], ["--why"]])
+def test_json_with_more_is_the_same_with_and_without(tmp_path, capsysbinary, options):
+    path = copied(tmp_path)
+    assert main(["report", str(path), "-f", "json"]) == 0
+    short = len(capsysbinary.readouterr().out)
+    assert main(["report", str(path), "-f", "json", *options]) == 0
+    before = capsysbinary.readouterr()
+    assert "--why" in options or len(before.out) > short
+    conclude(path)
+    assert main(["report", str(path), "-f", "json", *options]) == 0
+    assert capsysbinary.readouterr() == before
+
+
+def test_other_code_concludes_again(tmp_path, monkeypatch):
+    path, _ = concluded(tmp_path)
+    with nobody_correlates(monkeypatch):
+        report, _ = assemble(path, load())
+        monkeypatch.setattr(assembling, "stamp", lambda: "of other code")
+        with pytest.raises(AssertionError, match="concluded again"):
+            assemble(path, load())
+    monkeypatch.setattr(assembling, "stamp", lambda: "of other code")
+    assert repr(assemble(path, load())[0]) == repr(report)
+
+
+def test_the_stamp_is_of_all_that_decides(tmp_path, monkeypatch):
+    """Any change in the model, the reader, the correlator or the documented phases makes another stamp."""
+    package = tmp_path / "observe"
+    shutil.copytree(Path(observe.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(stamps.resources, "files", lambda _name: package)
+    stamps.stamp.cache_clear()
+    seen = {stamp()}
+    for name in ("model.py", "recording/format.py", "phases/start.toml", "correlate/spans.py", "correlate/why/path.py"):
+        with (package / name).open("a") as file:
+            file.write("#")
+        stamps.stamp.cache_clear()
+        assert stamp() not in seen, name
+        seen.add(stamp())
+    (package / "reports" / "text.py").write_text("")
+    stamps.stamp.cache_clear()
+    assert stamp() in seen
+    monkeypatch.undo()
+    stamps.stamp.cache_clear()
+
+
+def test_with_the_schedulers_events_nothing_is_kept(tmp_path):
+    path = copied(tmp_path, "why")
+    before = path.read_bytes()
+    conclude(path)
+    assert path.read_bytes() == before
+    assert any(run.causes for run in assemble(path, load(), why=True)[0].runs)
+
+
+def test_of_a_killed_or_damaged_recording_nothing_is_kept(tmp_path):
+    path = copied(tmp_path)
+    whole = path.read_bytes()
+    for data in (whole[:-10], whole[:5000] + b"\0" + whole[5001:]):
+        path.write_bytes(data)
+        conclude(path)
+        assert path.read_bytes() == data
+
+
+def test_nothing_is_kept_twice_of_a_recording_that_was_concluded(tmp_path):
+    path, start = concluded(tmp_path)
+    size = path.stat().st_size
+    conclude(path)
+    assert path.stat().st_size == size > start
+
+
+def test_what_happens_to_conclusions_costs_time_only(tmp_path):
+    path, start = concluded(tmp_path)
+    whole = path.read_bytes()
+    report = assemble(path, load())[0]
+    # Magic, kind and length: without them, nobody knows that these are no events.
+    heads = {frame.start + place for frame in frames(path) if frame.kind == FRAME for place in range(12)}
+    choose = random.Random(4)  # noqa: S311 - places to damage
+    for place in choose.sample(range(start, len(whole)), 80):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << choose.randrange(8)]) + whole[place + 1 :])
+        assert not is_used(path), place
+        found, damage = assemble(path, load())
+        assert bool(damage) == (place in heads), place
+        assert repr(found.runs) == repr(report.runs), place
+    for cut in (
+        start,
+        *range(start + 16, start + 20),
+        *choose.sample(range(start + 16, len(whole)), 20),
+        len(whole) - 1,
+    ):
+        path.write_bytes(whole[:cut])
+        assert not is_used(path), cut
+        assert repr(assemble(path, load())) == repr((report, ())), cut
+
+
+def test_what_happens_to_the_recording_is_told_all_the_same(tmp_path):
+    path, start = concluded(tmp_path)
+    whole = path.read_bytes()
+    choose = random.Random(5)  # noqa: S311 - places to damage
+    for place in choose.sample(range(layout.PRELUDE_BYTES + 1000, start), 40):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << choose.randrange(8)]) + whole[place + 1 :])
+        report, damage = assemble(path, load())
+        assert report.loss.damaged_bytes > 0, place
+        assert damage
+
+
+def test_a_frame_that_was_taken_away_or_added_is_noticed(tmp_path):
+    path, start = concluded(tmp_path)
+    whole = path.read_bytes()
+    own = [frame for frame in frames(path) if frame.start < start]
+    gone = own[len(own) // 2]
+    path.write_bytes(whole[: gone.start] + whole[gone.end :])
+    assert not is_used(path)
+    path.write_bytes(whole[:start] + whole[gone.start : gone.end] + whole[start:])
+    assert not is_used(path)
+    path.write_bytes(whole + whole[gone.start : gone.end])
+    assert not is_used(path)
+    path.write_bytes(whole)
+    assert is_used(path)
+
+
+def test_without_room_the_recording_is_as_it_was(tmp_path, monkeypatch):
+    path = copied(tmp_path)
+    before = path.read_bytes()
+    write = os.pwrite
+
+    def full(fd, data, offset):
+        if offset > len(before):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(fd, data[:100], offset)
+
+    monkeypatch.setattr(writer.os, "pwrite", full)
+    report = conclude(path)
+    assert report.runs
+    assert path.read_bytes() == before
+
+
+def test_what_is_being_written_gone_or_too_large_is_left_alone(tmp_path, monkeypatch):
+    path = copied(tmp_path)
+    found = assembling._concluded(Recording.open(path), load())[0]
+    of, _ = recorded("functions")
+    assert not keep_conclusions(tmp_path / "none.observe", found, stamp())
+    with RecordingWriter(tmp_path / "live.observe", of) as recorder:
+        assert not keep_conclusions(tmp_path / "live.observe", found, stamp())
+        recorder.write(Note(NoteKind.END, 5, {}))
+    before = path.read_bytes()
+    monkeypatch.setattr(layout, "MAX_JSON_BYTES", 1000)
+    assert not keep_conclusions(path, found, stamp())
+    assert path.read_bytes() == before
+
+
+def test_it_stays_closed_to_others(tmp_path):
+    path = copied(tmp_path)
+    path.chmod(0o600)
+    conclude(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_events_and_causes_are_refused(tmp_path):
+    path = copied(tmp_path)
+    found = assembling._concluded(Recording.open(path), load(), keep_events=True)[0]
+    with pytest.raises(ValueError, match="events"):
+        keep_conclusions(path, found, stamp())
+
+
+PAYLOADS: list[bytes] = []
+
+
+def payloads() -> list[bytes]:
+    if not PAYLOADS:
+        found = assembling._concluded(Recording.open(FIXTURES / "functions.observe"), load())[0]
+        PAYLOADS.extend(conclusions.encode_conclusions(found, "s", 7))
+    return PAYLOADS
+
+
+def places(value, path=()):
+    """Every place in JSON."""
+    yield path
+    if isinstance(value, dict | list):
+        for key, inside in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from places(inside, (*path, key))
+
+
+def replaced(value, path, new):
+    if not path:
+        return new
+    changed = value.copy()
+    changed[path[0]] = replaced(value[path[0]], path[1:], new)
+    return changed
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_what_nobody_concluded_is_no_conclusion(data):
+    """A forged frame is not used, or has runs of the right types; it never fails."""
+    number = data.draw(st.integers(0, 2))
+    value = conclusions._unpacked(payloads()[number])
+    place = data.draw(st.sampled_from(sorted(places(value), key=len)[:400]))
+    new = data.draw(st.sampled_from([None, 5, -1, 10**30, "x", [], {}, [[]], {"x": 1}, [1, 2], 1.5, True]))
+    changed = replaced(value, place, new)
+    forged = [*payloads()[:number], conclusions._packed({"x": changed} if not isinstance(changed, dict) else changed)]
+    forged += payloads()[number + 1 :]
+    found = conclusions.decode_conclusions(forged, "s", 7, details=True)
+    if found is not None:
+        for run in found.runs:
+            assert isinstance(run.operation, str)
+            assert all(isinstance(span.syscalls, int) for span in run.phases)
+            json.dumps(run.configuration)
+
+
+def test_payloads_that_are_none_are_no_conclusion():
+    whole = payloads()
+    assert conclusions.decode_conclusions(whole, "s", 7, details=True) is not None
+    for wrong in (whole[:1], whole[:-1], [*whole, whole[1]], whole[1:], [b"", *whole[1:]], [b"\xff" * 9, *whole[1:]]):
+        assert conclusions.decode_conclusions(wrong, "s", 7, details=True) is None
+    assert conclusions.decode_conclusions(whole, "t", 7, details=True) is None
+    assert conclusions.decode_conclusions(whole, "s", 8, details=True) is None
