@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a report of a long recording costs, at n events and at ten times as many, beside awk over a log of strace.
 
-The recordings are two real ones (tests/fixtures) again and again, each time of other containers, processes and times.
+The recordings are two real ones (tests/fixtures) again and again, each time of other containers, processes and times,
+once as `observe record` leaves them, with what it concluded, and once as a killed one does, without.
 The log has the same system calls in the format of `strace -f -ttt -T`; awk sums time and count by process and call,
 which is what can be had of it without knowing what belongs together. `python bench/reports.py [events] [runs]`.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -28,6 +30,7 @@ from observe.reports.assemble import assemble
 TESTS = Path(__file__).parent.parent / "tests"
 RECORDINGS = ("functions", "three-at-once")
 FORMATS = ("json", "csv", "html")
+CONCLUDE = "import pathlib, sys; from observe.reports.assemble import conclude; conclude(pathlib.Path(sys.argv[1]))"
 AWK = r"""
 match($3, /^[a-z0-9_]+\(/) {
     call = $1 " " substr($3, 1, RLENGTH - 1)
@@ -86,14 +89,18 @@ def cost(command: Sequence[str], out: Path) -> Cost:
 
 def measure(name: str, events: int, runs: int, folder: Path) -> dict[str, list[Cost]]:
     """What each command costs for a recording of so many events."""
-    recording, log, out = folder / "long.observe", folder / "strace.log", folder / "out"
-    long_recording(name, events, recording)
-    strace_log(recording, log)
-    report = [sys.executable, "-m", "observe", "report", str(recording), "-f"]
-    commands = {f"report -f {form}": [*report, form] for form in FORMATS}
+    kept, bare, log, out = folder / "kept.observe", folder / "bare.observe", folder / "strace.log", folder / "out"
+    long_recording(name, events, bare)
+    shutil.copy(bare, kept)
+    # Not in this process: whoever it starts would begin with its memory.
+    subprocess.run([sys.executable, "-c", CONCLUDE, str(kept)], check=True)
+    strace_log(bare, log)
+    report = [sys.executable, "-m", "observe", "report"]
+    commands = {f"report -f {form}": [*report, str(kept), "-f", form] for form in FORMATS}
+    commands |= {f"report -f {form}, nothing kept": [*report, str(bare), "-f", form] for form in FORMATS}
     commands["awk, strace's log"] = ["awk", AWK, str(log)]
     costs = {what: [cost(command, out) for _ in range(runs)] for what, command in commands.items()}
-    for path in (recording, log):
+    for path in (kept, bare, log):
         path.unlink()
     return costs
 
@@ -129,8 +136,8 @@ def main() -> None:
     runs = int(sys.argv[2]) if len(sys.argv) > 2 else 3
     print(f"{events // 10:,} and {events:,} events, n = {runs} (medians), {os.cpu_count()} x {platform.machine()},")
     print(f"Linux {platform.release()}, Python {platform.python_version()}\n")
-    print("| recording | command | wall, s | CPU, s | peak, MB | CPU of ten times the events |")
-    print("|---|---|---:|---:|---:|---:|")
+    print("| recording | command | wall, s | min … max | CPU, s | peak, MB | CPU of ten times the events |")
+    print("|---|---|---:|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as folder:
         for name in RECORDINGS:
             few = measure(name, events // 10, runs, Path(folder))
@@ -141,7 +148,11 @@ def main() -> None:
                 )
                 cpu = statistics.median(c.cpu_seconds for c in costs)
                 times = cpu / statistics.median(c.cpu_seconds for c in few[what])
-                print(f"| {name} | {what} | {wall:.2f} | {cpu:.2f} | {peak:.0f} | x {times:.1f} |", flush=True)
+                walls = sorted(c.wall_seconds for c in costs)
+                spread = f"{walls[0]:.2f} … {walls[-1]:.2f}"
+                print(
+                    f"| {name} | {what} | {wall:.2f} | {spread} | {cpu:.2f} | {peak:.0f} | x {times:.1f} |", flush=True
+                )
         print("\nReading the recording and writing the JSON, without correlating:\n")
         for name in RECORDINGS:
             path = Path(folder) / "long.observe"

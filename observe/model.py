@@ -500,7 +500,7 @@ class Run:
 class Conclusions:
     """What a correlator concluded from a whole recording."""
 
-    #: In time order; without events.
+    #: In the order of their answers; without events.
     runs: tuple[Run, ...]
     #: What is missing or was not attributed, but for damage of the file.
     loss: Loss

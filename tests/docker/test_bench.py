@@ -18,6 +18,7 @@ from engines import Engine, EngineFactory
 from recorded import OBSERVE, TIMEOUT_SECONDS, report
 
 from observe.bench.plan import LABEL
+from observe.correlate import stamp
 from observe.recording import Recording
 
 RUNS = 9
@@ -89,6 +90,10 @@ def test_each_arm_has_a_recording_with_exactly_its_runs(engine: Engine, tmp_path
         for client, engines in zip(seen, zip(*[iter(recorded["runs"])] * 2, strict=True), strict=True):
             assert [run["duration_ns"] < client[run["operation"]] for run in engines] == [True, True]
         assert sum(map(len, seen)) == 5 * RUNS
+    for name in NETWORKS:
+        kept = Recording.open(tmp_path / f"{name}.observe").conclusions(stamp())
+        assert kept is not None
+        assert len(kept.runs) == 2 * RUNS
     compared = subprocess.run(
         [*OBSERVE, "compare", "-f", "json", *(str(tmp_path / f"{name}.observe") for name in NETWORKS)],
         capture_output=True,

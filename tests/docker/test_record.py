@@ -19,6 +19,7 @@ from recorded import api_client, client_times, record, recorder, report, runs_of
 from slow_engine import going_first, slow_runtime
 
 from observe.collectors.inotify import is_watched
+from observe.correlate import stamp
 from observe.model import Kind, Mark
 from observe.phases import load
 from observe.recording import Recording
@@ -86,6 +87,11 @@ def test_many_clients_at_once_never_mix(engine: Engine, tmp_path: Path) -> None:
             seen = {phase["id"] for phase in run["phases"] if phase["evidence"] == "kernel"}
             assert expected_phases(operation) - seen == set()
     assert document["loss"]["ring_buffer"] == 0
+    kept = Recording.open(path).conclusions(stamp())
+    assert kept is not None
+    assert {(run.operation, run.container_id) for run in kept.runs} == {
+        (run["operation"], run["container_id"]) for run in document["runs"]
+    }
 
 
 def test_calls_equal_what_bpftrace_counts(engine: Engine, tmp_path: Path) -> None:
