@@ -19,7 +19,7 @@ import sys
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -140,9 +140,11 @@ class Load:
 
 
 @contextmanager
-def serving(socket: str, priority: list[str], options: list[str]) -> Iterator[Server]:
-    """`observe serve`, attached."""
-    command = [sys.executable, "-m", "observe", "serve", "--docker-host", f"unix://{socket}", "--listen", "127.0.0.1:0"]
+def serving(
+    socket: str, priority: list[str], options: list[str], program: Sequence[str] = ("-m", "observe")
+) -> Iterator[Server]:
+    """`observe serve`, attached; `program`: Python's arguments for observe, or for something like it."""
+    command = [sys.executable, *program, "serve", "--docker-host", f"unix://{socket}", "--listen", "127.0.0.1:0"]
     with subprocess.Popen([*priority, *command, *options], stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr

@@ -74,10 +74,10 @@ class EngineFollower:
         self._retry_seconds = _RETRY_SECONDS[0]
         return header, items
 
-    def wait(self, *descriptors: int) -> None:
-        """Sleep until there is something to do, or one of the descriptors can be read."""
+    def wait(self, *descriptors: int, batch_seconds: float | None = None) -> None:
+        """Sleep until there is something to do, or one of the descriptors can be read; as in `Session.wait`."""
         if self.session is not None:
-            self.session.wait(IDLE_SECONDS, *descriptors, *self._own_descriptors())
+            self.session.wait(IDLE_SECONDS, *descriptors, *self._own_descriptors(), batch_seconds=batch_seconds)
         else:
             readable(descriptors, _SEARCH_SECONDS)
 

@@ -238,23 +238,24 @@ class Session:
         counted = {**self._probes.usage(), **functions}
         return {name: usage if self._usage_is_counted else None for name, usage in counted.items()}
 
-    def wait(self, timeout_seconds: float, *descriptors: int) -> None:
+    def wait(self, timeout_seconds: float, *descriptors: int, batch_seconds: float | None = None) -> None:
         """Sleep until events arrive, and then until there are many; less if a descriptor can be read.
 
-        Events wake only a reader that has read all there was: poll before.
+        Events wake only a reader that has read all there was: poll before. `batch_seconds`: instead of the option.
         """
         if self._probes is None or self._ring is None or self._bell is None:
             readable(descriptors, timeout_seconds)
             return
         ring = self._probes.ring
         if readable((*descriptors, ring), timeout_seconds) == {ring}:
-            self._gather(self._ring, self._bell, descriptors)
+            together_seconds = self._options.batch_seconds if batch_seconds is None else batch_seconds
+            self._gather(self._ring, self._bell, descriptors, together_seconds)
 
-    def _gather(self, ring: RingReader, bell: Bell, descriptors: Sequence[int]) -> None:
+    def _gather(self, ring: RingReader, bell: Bell, descriptors: Sequence[int], batch_seconds: float) -> None:
         """Leave events together, but look at what cannot wait for the poll."""
         files = self._inotify.fileno() if self._inotify is not None else -1
         now = files_due = time.monotonic()
-        end = now + self._options.batch_seconds
+        end = now + batch_seconds
         while now < end and not self._is_filling(ring):
             due = end if files < 0 else files_due
             sources = (bell.fileno(), files) if now >= due else (bell.fileno(),)

@@ -40,6 +40,8 @@ HELP = "stay attached to a live dockerd: metrics for Prometheus, and a page of i
 _LISTEN = ("127.0.0.1", 9758)
 #: See SessionOptions. For days, it has to cost little: more file events in directories that are new may be missed.
 _PAUSE_SECONDS = 0.04
+#: How long events are left together while nobody looks at the live page: a scrape may be older by so much.
+_UNWATCHED_BATCH_SECONDS = 1.0
 _SLOWER_THAN = "1s"
 #: Between two snapshots.
 _PUBLISH_SECONDS = 0.5
@@ -221,7 +223,9 @@ class _Recorder:
             self._detach()
         else:
             self._publish()
-            follower.wait(self._stop.descriptor)
+            # Fewer, larger batches cost less; only who looks at the page sees the difference.
+            patience = {} if self._live.is_watched else {"batch_seconds": _UNWATCHED_BATCH_SECONDS}
+            follower.wait(self._stop.descriptor, **patience)
 
     def _must_attach_anew(self) -> bool:
         now = time.monotonic()

@@ -130,6 +130,11 @@ class Live:
         """Somebody looks at what is in progress. For any thread."""
         self._watched_until = time.monotonic() + _WATCHED_SECONDS
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether somebody looks at it now, and so wants to see at once what happens."""
+        return time.monotonic() < self._watched_until
+
     def publish(self, condition: Condition) -> None:
         """Make a snapshot of now."""
         self._usage = condition.usage
@@ -208,7 +213,6 @@ class Live:
         now_ns = self._wall_clock_ns()
         in_flight = Counter(dict.fromkeys(OPERATIONS, 0))
         in_flight.update(operation for operation, _ in (correlator.open_operations if correlator else ()))
-        watched = time.monotonic() < self._watched_until
         return Snapshot(
             wall_time_ns=now_ns,
             condition=condition,
@@ -217,7 +221,7 @@ class Live:
             loss=total_loss([self._past_loss, correlator.loss]) if correlator else self._past_loss,
             usage=self._all_usage(),
             in_flight=dict(in_flight),
-            open_runs=tuple(correlator.in_flight()) if correlator and watched else (),
+            open_runs=tuple(correlator.in_flight()) if correlator and self.is_watched else (),
             recent=tuple(self._recent),
             slowest=self._slowest_of_the_hour(now_ns),
             deliveries={(sink.name, result): count for sink in self._sinks for result, count in sink.results().items()},

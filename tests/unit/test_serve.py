@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from streams import header
 
-from observe.commands.serve import _Recorder, _Stop
+from observe.collectors.session import SessionOptions
+from observe.commands.serve import _UNWATCHED_BATCH_SECONDS, _Recorder, _Stop
 from observe.exporter.live import Live
 from observe.model import Note, NoteKind
 from observe.phases import load
@@ -41,7 +42,7 @@ class Follower:
     def usage(self):
         return {}
 
-    def wait(self, *_descriptors):
+    def wait(self, *_descriptors, **_batch):
         pass
 
 
@@ -67,3 +68,29 @@ def test_what_is_not_as_it_should_be_is_said_once_and_not_for_each_session(capsy
     assert lines.count("observe: attached to dockerd 20.10.24") == 3
     assert lines.count("observe: the engine has ended: waiting for it to come back") == 2
     assert lines[-1] == "observe: stopping"
+
+
+class Staying(Follower):
+    """Its session does not end; remembers how long each wait leaves events together (None: as usual)."""
+
+    has_ended = False
+    waits: list[float | None]
+
+    def wait(self, *_descriptors, batch_seconds=None):
+        self.waits.append(batch_seconds)
+
+
+def test_batches_are_larger_while_nobody_looks_at_the_page():
+    stop, live, turns = _Stop(-1), Live(load(), ()), iter(range(4))
+
+    def then():
+        turn = next(turns)
+        if turn == 1:
+            live.watch()
+        stop.requested = turn == 3
+
+    follower = Staying(then)
+    follower.waits = []
+    _Recorder(follower, live, stop).run()
+    assert follower.waits == [_UNWATCHED_BATCH_SECONDS, None, None, None]
+    assert SessionOptions().batch_seconds < _UNWATCHED_BATCH_SECONDS

@@ -12,6 +12,7 @@ import pytest
 from ringmemory import Memory
 from streams import DATA, container_id
 
+from observe.collectors import session as session_module
 from observe.collectors.containers import ContainerIdentities
 from observe.collectors.ring import RingReader
 from observe.collectors.session import Session, SessionOptions, boot_clock_ns, merged
@@ -159,6 +160,17 @@ def test_a_ring_that_fills_is_read_at_once(attached, ring):
         ring.produce(name)
     attached.wait(1)
     assert len(attached.poll()[0]) == made
+
+
+@pytest.mark.parametrize(("batches", "gathers"), [((3600, 0), False), ((0, 3600), True), ((3600, None), True)])
+def test_a_wait_may_be_for_another_batch_than_usual(attached, ring, monkeypatch, batches, gathers):
+    usual, other = batches
+    attached._options = replace(attached._options, batch_seconds=usual)
+    ring.produce(1)
+    answers = iter([{attached._probes.ring}, {-7}])  # events have come; then somebody else can be read
+    monkeypatch.setattr(session_module, "readable", lambda *_: next(answers))
+    attached.wait(1, batch_seconds=other)
+    assert (next(answers, None) is None) is gathers
 
 
 def test_whoever_else_can_be_read_ends_the_wait(attached, ring):
