@@ -17,6 +17,7 @@ from streams import DATA, create, header, identity, recorded, start, stream, tol
 from streams import MS as MILLISECOND
 
 from observe.correlate.operation import OPERATIONS
+from observe.exporter import exposition as exposition_module
 from observe.exporter.calls import EXPECTED_CALLS, MOST_CALLS
 from observe.exporter.exposition import Exposition, SnapshotCollector
 from observe.exporter.histogram import FAILURE_BOUNDS, OPERATION_BOUNDS, PART_BOUNDS, WORK_BOUNDS, Histogram
@@ -278,6 +279,29 @@ def test_it_is_what_prometheus_client_writes(accept, encode):
         ours = [line for line in text.decode().splitlines() if "process_" not in line]
         assert ours == encode(SnapshotCollector(live.snapshot)).decode().splitlines()
     assert ("# {" in exposition.write(busy_live().snapshot, accept)[0].decode()) == bool(accept)
+
+
+@pytest.mark.parametrize(("accept", "encode"), [("", generate_latest), (OPENMETRICS, generate_openmetrics)])
+def test_only_histograms_that_have_changed_are_written_again(monkeypatch, accept, encode):
+    exposition, live, written = Exposition(), live_of(), []
+    of, items = recorded("three-at-once")
+    write = exposition_module._lines
+    monkeypatch.setattr(
+        exposition_module, "_lines", lambda heads, one, **how: written.append(one) or write(heads, one, **how)
+    )
+    counts = []
+    live.attached(of, ())
+    for batches in ((), items, (), items[:1]):
+        live.take(batches)
+        live.publish(Condition(PROBES, ""))
+        text, _ = exposition.write(live.snapshot, accept)
+        ours = [line for line in text.decode().splitlines() if "process_" not in line]
+        assert ours == encode(SnapshotCollector(live.snapshot)).decode().splitlines()
+        counts.append(len(written))
+        written.clear()
+    everything, changed, *unchanged = counts
+    assert everything > changed > 0
+    assert unchanged == [0, 0]
 
 
 def test_openmetrics_parses_and_follows_the_rules_of_names():
