@@ -10,7 +10,7 @@ import random
 import shutil
 import stat
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -284,6 +284,23 @@ def test_events_and_causes_are_refused(tmp_path):
     found = assembling._concluded(Recording.open(path), load(), keep_events=True)[0]
     with pytest.raises(ValueError, match="events"):
         keep_conclusions(path, found, stamp())
+
+
+@pytest.mark.parametrize(
+    ("table", "elsewhere"),
+    [
+        (conclusions._RUN, {"departures", "phases", "configuration", "functions", "calls", "causes", "path", "events"}),
+        (conclusions._SPAN, {"time"}),
+        (conclusions._DEPARTURE, set()),
+        (conclusions._FUNCTION_CALL, set()),
+        (conclusions._CALLS, set()),
+    ],
+)
+def test_no_field_is_forgotten(table, elsewhere):
+    """What is not a column is kept otherwise (of a run), or only there with the scheduler's events."""
+    names = [field.name for field in fields(table.row)]
+    assert names[: len(table.fields)] == list(table.fields)
+    assert set(names[len(table.fields) :]) == elsewhere
 
 
 PAYLOADS: list[bytes] = []
