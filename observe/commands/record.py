@@ -71,7 +71,10 @@ def run(args: argparse.Namespace) -> int:
     with RecordingWriter(path, header) as writer, session:
         recorder = _Recorder(session, writer)
         code = recorder.record(command, args.duration)
+    line = LiveLine()
+    line.show(f"looking at {recorder.events:,} events")  # a million take ten seconds
     report = conclude(path)
+    line.clear()
     page = Page.of(sys.stderr)
     sys.stderr.write(brief.render(report, page))
     print(f"observe: recorded {recorder.events:,} events in {page.safe(str(path))}", file=sys.stderr)

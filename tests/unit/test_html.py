@@ -14,11 +14,14 @@ from pathlib import Path
 
 import pytest
 from made import DOCKERD, HOSTILE, INIT, MS, SHIM, explained, made_events, made_report, made_run
+from repeating import endless
+from streams import recorded
 
 from observe.__main__ import main
 from observe.model import Departure, DepartureKind, Event, EventBatch, Evidence, Header, Kind, Loss, Mark
 from observe.phases import load
 from observe.recording import Recording, RecordingWriter
+from observe.recording import format as layout
 from observe.reports import Page, Report, charts, compare_html, html_, html_page, revisit
 from observe.reports.assemble import assemble
 from observe.reports.breakdown import VALUES, breakdowns
@@ -613,6 +616,23 @@ def test_a_second_look_reads_only_what_is_around_the_runs(monkeypatch):
     again = revisit.with_events(report, [shortest], [path], load())
     assert sum(bool(run.events) for run in again.runs) == 1
     assert 0 < sum(fed) < sum(len(item) for item in Recording.open(path).items() if isinstance(item, EventBatch))
+
+
+def test_a_second_look_decodes_only_batches_around_the_runs(tmp_path, monkeypatch):
+    path, turns = tmp_path / "long.observe", 4
+    of, items = recorded("functions")
+    with RecordingWriter(path, of) as writer:
+        for item in endless(items, turns):
+            writer.write(item)
+            writer.flush()
+    report, _ = assemble(path, load())
+    decoded = []
+    decode = layout.decode_events
+    monkeypatch.setattr(layout, "decode_events", lambda payload: decoded.append(1) or decode(payload))
+    again = revisit.with_events(report, report.runs[:1], [path], load())
+    batches = sum(isinstance(item, EventBatch) for item in items)
+    assert sum(bool(run.events) for run in again.runs) == 1
+    assert 0 < len(decoded) <= batches < turns * batches
 
 
 def test_where_the_beginning_matters_all_of_the_recording_is_read(monkeypatch):
