@@ -224,8 +224,8 @@ class _Recorder:
         else:
             self._publish()
             # Fewer, larger batches cost less; only who looks at the page sees the difference.
-            patience = {} if self._live.is_watched else {"batch_seconds": _UNWATCHED_BATCH_SECONDS}
-            follower.wait(self._stop.descriptor, **patience)
+            batch_seconds = None if self._live.is_watched else _UNWATCHED_BATCH_SECONDS
+            follower.wait(self._stop.descriptor, batch_seconds=batch_seconds)
 
     def _must_attach_anew(self) -> bool:
         now = time.monotonic()

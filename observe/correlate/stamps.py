@@ -9,8 +9,9 @@ from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 
-#: Whatever decides what is concluded from a recording: how it is read, the documented phases, and the correlator.
-_DECIDES = ("model.py", "recording", "phases", "correlate")
+#: Whatever decides what is concluded from a recording: how it is read, the documented phases, the correlator, and who
+#: feeds it.
+_DECIDES = ("model.py", "recording", "phases", "correlate", "reports/assemble.py")
 _SUFFIXES = (".py", ".toml")
 
 

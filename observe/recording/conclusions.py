@@ -4,14 +4,14 @@ r"""What was concluded from a recording, kept at its end so that a report need n
 Payloads of frames, in order, each a JSON object, compressed, behind its size::
 
     payload := size:u32  zlib(JSON)
-    first   := {"stamp", "start", "parts", "loss", "warnings", "functions", "refused", "left"}
+    first   := {"stamp", "of", "parts", "loss", "warnings", "functions", "refused", "left"}
     part    := {"runs", "departures", "phases"}
     details := {"configurations", "functions", "calls"}
 
-`stamp` names the code that concluded; `start` is the offset in bytes at which the first of these frames stands, so
-that nothing can have been taken away before it. Each part has some runs as columns, and what each has several of as
-[how many of each run, columns]; its details, which most reports do not look at, follow it. A column of numbers is a
-list, any other [distinct values, place of each row's].
+`stamp` names the code that concluded; `of` is the fingerprint of the recording (`Recording.fingerprint`), so that no
+frame of it can have been added, taken away or exchanged since. Each part has some runs as columns, and what each has
+several of as [how many of each run, columns]; its details, which most reports do not look at, follow it. A column of
+numbers is a list, any other [distinct values, place of each row's].
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _SIZE = struct.Struct("<I")
 _Row = TypeVar("_Row")
 
 
-def encode_conclusions(conclusions: Conclusions, stamp: str, start: int) -> Iterator[bytes]:
-    """Payloads of the frames that are written from offset `start` on.
+def encode_conclusions(conclusions: Conclusions, stamp: str, of: int) -> Iterator[bytes]:
+    """Payloads of the frames, for a recording with the fingerprint `of`.
 
     Raises RecordingError if one is too large to be read, ValueError if runs have what is not kept: events, causes.
     """
@@ -45,7 +45,7 @@ def encode_conclusions(conclusions: Conclusions, stamp: str, start: int) -> Iter
     yield _packed(
         {
             "stamp": stamp,
-            "start": start,
+            "of": of,
             "parts": len(parts),
             "loss": _values(conclusions.loss),
             "warnings": conclusions.warnings,
@@ -59,14 +59,14 @@ def encode_conclusions(conclusions: Conclusions, stamp: str, start: int) -> Iter
         yield _packed({"configurations": [run.configuration for run in part], **_nested(part, _DETAILS)})
 
 
-def decode_conclusions(payloads: Sequence[bytes], stamp: str, start: int, *, details: bool) -> Conclusions | None:
-    """What `encode_conclusions` made of the same stamp and place; None if it is of others, or cannot be that.
+def decode_conclusions(payloads: Sequence[bytes], stamp: str, of: int, *, details: bool) -> Conclusions | None:
+    """What `encode_conclusions` made of the same stamp and fingerprint; None if it is of others, or cannot be that.
 
     Without `details`, runs have no configuration, functions and calls.
     """
     try:
         first = _unpacked(payloads[0])
-        if (first["stamp"], first["start"], first["parts"]) != (stamp, start, (len(payloads) - 1) / 2):
+        if (first["stamp"], first["of"], first["parts"]) != (stamp, of, (len(payloads) - 1) / 2):
             return None
         parts = [
             _runs(_unpacked(part), _unpacked(more) if details else None)

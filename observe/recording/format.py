@@ -107,6 +107,11 @@ class Columns:
         return EventBatch(rows, self.strings)
 
 
+def chained(fingerprint: int, crc: int) -> int:
+    """The fingerprint of some frames and, behind them, one with this checksum."""
+    return zlib.crc32(_U32.pack(crc), fingerprint)
+
+
 def pack_prelude(version: int = FORMAT_VERSION) -> bytes:
     """The first PRELUDE_BYTES of a file."""
     start = _PRELUDE.pack(FILE_MAGIC, version)

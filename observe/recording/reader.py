@@ -55,12 +55,13 @@ class Damage:
 class Recording:
     """A recording on disk. Nothing is kept open: every pass reads the file as it is then."""
 
-    def __init__(self, path: Path, header: Header, first_frame: int) -> None:
-        """Use `Recording.open`. `first_frame` is the offset in bytes of the frame after the header."""
+    def __init__(self, path: Path, header: Header, head: _Frame) -> None:
+        """Use `Recording.open`. `head` is the frame that has the header."""
         self.path = path
         self.header = header
-        self._first_frame = first_frame
+        self._head = head
         self._damage: Damage | None = None
+        self._fingerprint: int | None = None
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -73,16 +74,16 @@ class Recording:
             scan = _Scan(fd)
             try:
                 layout.check_prelude(scan.read(0, layout.PRELUDE_BYTES))
-                header, first_frame = _header(scan.frame_at(layout.PRELUDE_BYTES))
+                header, head = _header(scan.frame_at(layout.PRELUDE_BYTES))
             except RecordingError as error:
                 raise RecordingError(f"cannot read {path}: {error}") from error
-        return cls(path, header, first_frame)
+        return cls(path, header, head)
 
     def items(self, wanted: Wanted | None = None) -> Iterator[Item]:
         """Batches and notes in the order of the file; holds one frame at a time.
 
-        Batches that are not `wanted` are left out, and hardly cost anything.
-        Damage is passed over and counted, never raised. Raises RecordingError only if the file is gone.
+        Batches that are not `wanted` are left out, and hardly cost anything; such a pass is not a complete one. Damage
+        is passed over and counted, never raised. Raises RecordingError only if the file is gone.
         """
         for content in self._contents(wanted):
             yield content if isinstance(content, Note) else content.batch()
@@ -95,6 +96,13 @@ class Recording:
     def damage(self) -> Damage:
         """What the last complete pass found; makes one if there was none. Raises like `items`."""
         return self.check() if self._damage is None else self._damage
+
+    @property
+    def fingerprint(self) -> int:
+        """Checksum of the checksums of all frames that were recorded, as `damage` of the last complete pass."""
+        if self._fingerprint is None:
+            self.check()
+        return self._fingerprint or 0
 
     def check(self) -> Damage:
         """Read everything and say what is wrong with it. Raises like `items`."""
@@ -109,16 +117,16 @@ class Recording:
         Raises like `items`.
         """
         with _opened(self.path) as fd:
-            scan = _Scan(fd)
+            scan = _Scan(fd, self._head)
             kept: list[_Frame] = []
-            for frame in scan.frames(self._first_frame):
+            for frame in scan.frames(self._head.end):
                 if frame.kind == layout.FrameKind.CONCLUSIONS:
                     kept.append(frame)
                 elif kept:
                     return None
             if not kept or scan.damaged_bytes:
                 return None
-        return decode_conclusions([frame.payload for frame in kept], stamp, kept[0].start, details=details)
+        return decode_conclusions([frame.payload for frame in kept], stamp, scan.fingerprint, details=details)
 
     def to_pandas(self) -> pd.DataFrame:
         """All events, a row each in the order of the file, with the columns of `Event` and their units.
@@ -150,8 +158,8 @@ class Recording:
 
     def _contents(self, wanted: Wanted | None = None) -> Iterator[layout.Columns | Note]:
         with _opened(self.path) as fd:
-            scan = _Scan(fd)
-            for frame in scan.frames(self._first_frame):
+            scan = _Scan(fd, self._head)
+            for frame in scan.frames(self._head.end):
                 if frame.kind == layout.FrameKind.CONCLUSIONS:
                     continue
                 try:
@@ -170,7 +178,8 @@ class Recording:
                     continue
                 scan.ended |= isinstance(content, Note) and content.kind is NoteKind.END
                 yield content
-            self._damage = scan.damage()
+            if wanted is None:
+                self._damage, self._fingerprint = scan.damage(), scan.fingerprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +188,7 @@ class _Frame:
 
     kind: int
     payload: bytes
+    crc32: int
     start: int
     end: int
 
@@ -186,9 +196,12 @@ class _Frame:
 class _Scan:
     """One pass over an open file, of the size that it has now."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, head: _Frame | None = None) -> None:
+        """`head`: the frame before those that are asked for."""
         self.left_out = 0
         self.ended = False
+        #: Of `head` and the frames that were met, but those of conclusions.
+        self.fingerprint = layout.chained(0, head.crc32) if head else 0
         self._fd = fd
         self._size = os.fstat(fd).st_size
         self.damaged_bytes = 0
@@ -214,7 +227,7 @@ class _Scan:
             return None
         payload = self.read(start, head.length_bytes)
         if head.fits(payload):
-            return _Frame(head.kind, payload, offset, end)
+            return _Frame(head.kind, payload, head.crc32, offset, end)
         self._patience_bytes -= head.length_bytes
         return None
 
@@ -227,6 +240,8 @@ class _Scan:
                 self.skip(offset, start)
             if frame is None:
                 return
+            if frame.kind != layout.FrameKind.CONCLUSIONS:
+                self.fingerprint = layout.chained(self.fingerprint, frame.crc32)
             yield frame
             offset = frame.end
 
@@ -294,11 +309,11 @@ def _opened(path: Path) -> Iterator[int]:
         os.close(fd)
 
 
-def _header(frame: _Frame | None) -> tuple[Header, int]:
-    """The header in the file's first frame, and the offset behind it. Raises RecordingError."""
+def _header(frame: _Frame | None) -> tuple[Header, _Frame]:
+    """The header in the file's first frame, and that frame. Raises RecordingError."""
     if frame is None or frame.kind != layout.FrameKind.HEADER:
         raise RecordingError("its header is unreadable: damaged or cut; take another copy")
-    return layout.decode_header(frame.payload), frame.end
+    return layout.decode_header(frame.payload), frame
 
 
 def _decode(frame: _Frame) -> layout.Columns | Note | None:

@@ -160,31 +160,35 @@ class RecordingWriter:
         os.close(fd)
 
 
-def keep_conclusions(path: Path, conclusions: Conclusions, stamp: str) -> bool:
-    """Append what was concluded from the whole, undamaged recording at `path` by code of this `stamp`.
+def keep_conclusions(path: Path, conclusions: Conclusions, stamp: str, of: int) -> bool:
+    """Append what code of this `stamp` concluded from the whole recording at `path`, whose fingerprint was `of`.
 
-    False, and the file is as it was, if they cannot be kept: no room, not allowed, being written, too large. Then
-    nothing is lost but the time to conclude it again.
+    False, and the file is as it was, if they cannot be kept: no room, not allowed, being written, too large, or
+    something else is there by now. Then nothing is lost but the time to conclude it again.
     """
     try:
         fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return False
     try:
+        if not (_is_regular(fd) and _first_bytes(fd) == layout.FILE_MAGIC):
+            return False
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        start = os.fstat(fd).st_size
         frames = [
             layout.pack_frame(layout.FrameKind.CONCLUSIONS, payload)
-            for payload in encode_conclusions(conclusions, stamp, start)
+            for payload in encode_conclusions(conclusions, stamp, of)
         ]
-        return _append_or_leave(fd, b"".join(frames), start)
+        _append_or_leave(fd, b"".join(frames))
     except (OSError, RecordingError):
         return False
     finally:
         os.close(fd)
+    return True
 
 
-def _append_or_leave(fd: int, data: bytes, start: int) -> bool:
+def _append_or_leave(fd: int, data: bytes) -> None:
+    """All of it, or nothing. Raises OSError."""
+    start = os.fstat(fd).st_size
     rest = memoryview(data)
     try:
         while rest:
@@ -193,7 +197,15 @@ def _append_or_leave(fd: int, data: bytes, start: int) -> bool:
     except BaseException:
         os.ftruncate(fd, start)
         raise
-    return True
+
+
+def _is_regular(fd: int) -> bool:
+    return stat.S_ISREG(os.fstat(fd).st_mode)
+
+
+def _first_bytes(fd: int) -> bytes:
+    """What stands where a recording has its magic; less if the file is shorter."""
+    return os.pread(fd, len(layout.FILE_MAGIC), 0)
 
 
 def _create(path: Path) -> int:
@@ -221,9 +233,9 @@ def _open(path: Path) -> int:
 def _claim(fd: int, path: Path) -> None:
     """Empty what is open if it may be replaced. Raises RecordingError if not."""
     try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        if not _is_regular(fd):
             raise _refusal(path, "it is not a regular file")
-        if not layout.FILE_MAGIC.startswith(os.pread(fd, len(layout.FILE_MAGIC), 0)):
+        if not layout.FILE_MAGIC.startswith(_first_bytes(fd)):
             raise _refusal(path, "it holds something that is not a recording")
         # Held until the descriptor is closed, also by a kill.
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -46,7 +46,7 @@ def conclude(path: Path) -> Report:
     with without_collector():
         found, all_of_it = _concluded(recording, load())
     if all_of_it and recording.conclusions(stamp()) is None and not recording.damage.warnings:
-        keep_conclusions(path, found, stamp())
+        keep_conclusions(path, found, stamp(), recording.fingerprint)
     return _report(recording, found, recording.damage)[0]
 
 

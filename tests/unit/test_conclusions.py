@@ -11,6 +11,7 @@ import shutil
 import stat
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from streams import FIXTURES, recorded
 import observe
 from observe.__main__ import main
 from observe.correlate import stamp, stamps
-from observe.model import Departure, DepartureKind, Note, NoteKind
+from observe.model import Departure, DepartureKind, Header, Note, NoteKind
 from observe.phases import load
 from observe.recording import Recording, RecordingWriter, conclusions, keep_conclusions, reader, writer
 from observe.recording import format as layout
@@ -50,7 +51,12 @@ def concluded(tmp_path: Path, name: str = "functions") -> tuple[Path, int]:
 
 def frames(path: Path) -> list[reader._Frame]:
     with reader._opened(path) as fd:
-        return list(reader._Scan(fd).frames(layout.PRELUDE_BYTES))
+        return list(reader._Scan(fd).frames(Recording.open(path)._head.end))
+
+
+def with_header(header: Header) -> bytes:
+    """The beginning of another recording."""
+    return layout.pack_prelude() + layout.pack_frame(layout.FrameKind.HEADER, layout.encode_header(header))
 
 
 def is_used(path: Path) -> bool:
@@ -106,7 +112,7 @@ def test_departures_pieces_and_texts_that_are_not_utf8_are_kept(tmp_path):
     found = assembling._concluded(Recording.open(path), load())[0]
     found = replace(found, runs=(changed, second), warnings=(strange,), refused=({"name": strange},))
     assert any(span.pieces for run in found.runs for span in run.phases)
-    assert keep_conclusions(path, found, stamp())
+    assert keep_conclusions(path, found, stamp(), Recording.open(path).fingerprint)
     assert Recording.open(path).conclusions(stamp()) == found
     assert Recording.open(path).conclusions("of other code") is None
 
@@ -155,7 +161,15 @@ def test_the_stamp_is_of_all_that_decides(tmp_path, monkeypatch):
     monkeypatch.setattr(stamps.resources, "files", lambda _name: package)
     stamps.stamp.cache_clear()
     seen = {stamp()}
-    for name in ("model.py", "recording/format.py", "phases/start.toml", "correlate/spans.py", "correlate/why/path.py"):
+    deciding = (
+        "model.py",
+        "recording/format.py",
+        "phases/start.toml",
+        "correlate/spans.py",
+        "correlate/why/path.py",
+        "reports/assemble.py",
+    )
+    for name in deciding:
         with (package / name).open("a") as file:
             file.write("#")
         stamps.stamp.cache_clear()
@@ -238,6 +252,13 @@ def test_a_frame_that_was_taken_away_or_added_is_noticed(tmp_path):
     assert not is_used(path)
     path.write_bytes(whole + whole[gone.start : gone.end])
     assert not is_used(path)
+    for first, second in pairwise(own):  # as long as before, and every frame is whole
+        swapped = whole[second.start : second.end] + whole[first.start : first.end]
+        path.write_bytes(whole[: first.start] + swapped + whole[second.end :])
+        assert not is_used(path)
+    head = Recording.open(path).header
+    path.write_bytes(with_header(replace(head, host={"arch": "none"})) + whole[own[0].start :])
+    assert not is_used(path)
     path.write_bytes(whole)
     assert is_used(path)
 
@@ -262,14 +283,43 @@ def test_what_is_being_written_gone_or_too_large_is_left_alone(tmp_path, monkeyp
     path = copied(tmp_path)
     found = assembling._concluded(Recording.open(path), load())[0]
     of, _ = recorded("functions")
-    assert not keep_conclusions(tmp_path / "none.observe", found, stamp())
+    of_it = Recording.open(path).fingerprint
+    assert not keep_conclusions(tmp_path / "none.observe", found, stamp(), of_it)
     with RecordingWriter(tmp_path / "live.observe", of) as recorder:
-        assert not keep_conclusions(tmp_path / "live.observe", found, stamp())
+        assert not keep_conclusions(tmp_path / "live.observe", found, stamp(), of_it)
         recorder.write(Note(NoteKind.END, 5, {}))
     before = path.read_bytes()
     monkeypatch.setattr(layout, "MAX_JSON_BYTES", 1000)
-    assert not keep_conclusions(path, found, stamp())
+    assert not keep_conclusions(path, found, stamp(), of_it)
     assert path.read_bytes() == before
+
+
+def test_what_was_put_in_its_place_meanwhile_gets_no_wrong_conclusions(tmp_path):
+    path, other = copied(tmp_path), copied(tmp_path, "three-at-once")
+    recording = Recording.open(path)
+    found = assembling._concluded(recording, load())[0]
+    wanted = repr(assemble(other, load())[0].runs)
+    other.rename(path)
+    keep_conclusions(path, found, stamp(), recording.fingerprint)
+    assert not is_used(path)
+    report, damage = assemble(path, load())
+    assert repr(report.runs) == wanted
+    assert not damage
+
+
+@pytest.mark.parametrize("content", [b"", b"root:x:0:0", layout.FILE_MAGIC[:4]])
+def test_what_is_no_recording_by_now_is_left_alone(tmp_path, content):
+    path, place = copied(tmp_path), tmp_path / "place"
+    recording = Recording.open(path)
+    found = assembling._concluded(recording, load())[0]
+    place.write_bytes(content)
+    path.unlink()
+    path.symlink_to(place)
+    assert not keep_conclusions(path, found, stamp(), recording.fingerprint)
+    assert place.read_bytes() == content
+    path.unlink()
+    os.mkfifo(path)
+    assert not keep_conclusions(path, found, stamp(), recording.fingerprint)
 
 
 def test_it_stays_closed_to_others(tmp_path):
@@ -283,7 +333,7 @@ def test_events_and_causes_are_refused(tmp_path):
     path = copied(tmp_path)
     found = assembling._concluded(Recording.open(path), load(), keep_events=True)[0]
     with pytest.raises(ValueError, match="events"):
-        keep_conclusions(path, found, stamp())
+        keep_conclusions(path, found, stamp(), 0)
 
 
 @pytest.mark.parametrize(

@@ -599,6 +599,22 @@ def test_an_unfinished_pass_is_not_taken_for_a_complete_one(tmp_path):
     assert recording.damage.damaged_bytes == 4
 
 
+def test_a_pass_that_leaves_batches_out_is_not_taken_for_a_complete_one(tmp_path):
+    path = tmp_path / "r"
+    with RecordingWriter(path, HEADER):
+        pass
+    (payload,) = layout.encode_events(EventBatch.of([EVENT]))
+    broken = layout.pack_frame(layout.FrameKind.EVENTS, payload[:-3])  # whole, but its strings are not
+    path.write_bytes(path.read_bytes() + broken)
+    recording = Recording.open(path)
+    seen = []
+    items = list(recording.items(lambda start_ns, end_ns: seen.append((*start_ns, *end_ns))))
+    assert seen == [(EVENT.time_ns, EVENT.end_ns)]
+    assert [item.kind for item in items] == [NoteKind.END]
+    assert recording.damage.damaged_bytes == len(broken)
+    assert list(recording.items(lambda *_: True)) == items
+
+
 def test_two_recordings_in_one_file_do_not_pass_for_one(tmp_path):
     path = tmp_path / "r"
     small(path)
