@@ -7,7 +7,7 @@ name says otherwise. Events travel as columns (`EventBatch`), never one Python o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag, StrEnum
 from itertools import compress
@@ -245,6 +245,13 @@ class EventBatch:
             parts.append(rows)
         rows = np.concatenate(parts) if parts else np.empty(0, dtype=EVENT_DTYPE)
         return cls(rows, tuple(index))
+
+
+def table_of_kinds(kinds: Collection[Kind]) -> npt.NDArray[np.bool_]:
+    """A table to look columns of kinds up in: whether each number is one of `kinds`."""
+    table = np.zeros(1 << 16, dtype=np.bool_)
+    table[list(kinds)] = True
+    return table
 
 
 class NoteKind(StrEnum):

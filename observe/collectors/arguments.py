@@ -9,10 +9,10 @@ from posixpath import basename
 
 import numpy as np
 
-from observe.model import EventBatch, Kind, Mark
+from observe.model import EventBatch, Kind, Mark, table_of_kinds
 
 _PROC = Path("/proc")
-_EXECS = (Kind.SCHED_PROCESS_EXEC, Kind.EXECVE, Kind.EXECVEAT)
+_EXECS = table_of_kinds({Kind.SCHED_PROCESS_EXEC, Kind.EXECVE, Kind.EXECVEAT})
 _INCOMPLETE = Mark.PATH_UNREADABLE | Mark.TRUNCATED
 #: Programs of the engine itself: their arguments are ids, paths and addresses.
 _ENGINE_PROGRAM = re.compile(
@@ -32,26 +32,37 @@ def complete_arguments(batch: EventBatch, *, with_values: bool, proc: Path = _PR
     (Mark.FROM_PROC). Unless `with_values`, arguments of programs that are not the engine's own, and of every
     container's entrypoint, are left out but for the program's name and full ids (Mark.REDACTED).
     """
-    indexes = np.flatnonzero(np.isin(batch.rows["kind"], _EXECS))
+    indexes = np.flatnonzero(_EXECS[batch.rows["kind"]])
     if not len(indexes):
         return batch
-    rows, strings = batch.rows.copy(), list(batch.strings)
+    changed: dict[int, tuple[str, Mark]] = {}
     for index in indexes.tolist():
-        marks = Mark(int(rows["marks"][index]))
-        text = strings[rows["detail"][index]]
-        if marks & _INCOMPLETE and rows["kind"][index] == Kind.SCHED_PROCESS_EXEC:
-            found = _command_line(int(rows["pid"][index]), proc)
-            if found is not None and _completes(found, text):
-                text, marks = found, marks & ~_INCOMPLETE | Mark.FROM_PROC
-        if not with_values:
-            kept = redact(text, entrypoint=bool(marks & Mark.ENTRYPOINT))
-            marks |= Mark.REDACTED if kept != text else Mark(0)
-            text = kept
+        row = batch.rows[index]
+        before = (batch.strings[row["detail"]], Mark(int(row["marks"])))
+        after = _recorded(*before, with_values=with_values)
+        if row["kind"] == Kind.SCHED_PROCESS_EXEC and before[1] & _INCOMPLETE:
+            found = _command_line(int(row["pid"]), proc)
+            if found is not None and _completes(found, before[0]):
+                after = _recorded(found, before[1] & ~_INCOMPLETE | Mark.FROM_PROC, with_values=with_values)
+        if after != before:
+            changed[index] = after
+    if not changed:
+        return batch
+    rows, strings = batch.rows.copy(), list(batch.strings)
+    for index, (text, marks) in changed.items():
         rows["marks"][index] = marks
         rows["detail"][index] = len(strings)
         strings.append(text)
     # What was left out must not stay in the table of strings.
     return EventBatch(rows, tuple(strings)).compacted()
+
+
+def _recorded(arguments: str, marks: Mark, *, with_values: bool) -> tuple[str, Mark]:
+    """Arguments and marks as they may be recorded."""
+    if with_values:
+        return arguments, marks
+    kept = redact(arguments, entrypoint=bool(marks & Mark.ENTRYPOINT))
+    return kept, marks | Mark.REDACTED if kept != arguments else marks
 
 
 def redact(arguments: str, *, entrypoint: bool) -> str:

@@ -18,7 +18,7 @@ from typing import TypeVar
 import numpy as np
 
 from observe.collectors.docker_api import Identity
-from observe.model import Container, EventBatch, Kind
+from observe.model import Container, EventBatch, Kind, table_of_kinds
 
 _T = TypeVar("_T")
 _REQUEST = re.compile(r"(?:/v[\d.]+)?/containers/(.+)/start(?:\?|$)")
@@ -29,8 +29,10 @@ _INSPECTS = 60
 #: Configurations that may wait to be asked for; more come faster than the engine answers.
 _WAITING = 100
 _REMEMBERED = 10_000
+_DIRECTORIES = (Kind.MKDIR, Kind.MKDIRAT)
 #: Kinds of events that `ContainerIdentities.watch` looks at.
-WATCHED = (Kind.MKDIR, Kind.MKDIRAT, Kind.API_REQUEST, Kind.API_RESPONSE)
+WATCHED = table_of_kinds({*_DIRECTORIES, Kind.API_REQUEST, Kind.API_RESPONSE})
+_NAMES_CONTAINERS = table_of_kinds({*_DIRECTORIES, Kind.API_REQUEST})
 
 
 class ContainerIdentities:
@@ -58,13 +60,10 @@ class ContainerIdentities:
             self._ask()
 
     def _mentioned(self, batch: EventBatch) -> Iterator[str]:
-        kinds = batch.rows["kind"]
-        for index in np.unique(batch.rows["path"][np.isin(kinds, (Kind.MKDIR, Kind.MKDIRAT))]).tolist():
-            match = self._folder.fullmatch(batch.strings[index])
-            if match:
-                yield match[1]
-        for index in np.unique(batch.rows["path"][kinds == Kind.API_REQUEST]).tolist():
-            match = _REQUEST.match(batch.strings[index])
+        rows = batch.rows[_NAMES_CONTAINERS[batch.rows["kind"]]]
+        for kind, index in dict.fromkeys(zip(rows["kind"].tolist(), rows["path"].tolist(), strict=True)):
+            text = batch.strings[index]
+            match = self._folder.fullmatch(text) if kind in _DIRECTORIES else _REQUEST.match(text)
             if match:
                 yield match[1]
 

@@ -10,13 +10,13 @@ multiple of 8.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from observe.model import EventBatch, Kind
+from observe.model import EventBatch
 from observe.probes.layout import RECORD_DTYPE, decode
 
 _T = TypeVar("_T")
@@ -43,6 +43,7 @@ class RingReader:
         self._consumer = mmap.mmap(descriptor, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         self._producer = mmap.mmap(descriptor, page + ring_bytes, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
         self._data = np.frombuffer(self._producer, dtype=np.uint8, offset=page)
+        self._words = self._data.view("<u4")
         # Not by struct: it goes byte by byte, and the kernel takes half a position for a full ring.
         self._consumed = np.frombuffer(self._consumer, dtype=np.uint64, count=1)
         self._produced = np.frombuffer(self._producer, dtype=np.uint64, count=1)
@@ -77,24 +78,33 @@ class RingReader:
         consumed = int(self._consumed[0])
         return [(position - consumed) // self._slot.itemsize for position in positions]
 
-    def peek(self, start: int, kinds: Sequence[Kind]) -> tuple[EventBatch, int]:
-        """The complete records of some kinds from a position on, which stay; where to go on."""
+    def peek(self, start: int, kinds: npt.NDArray[np.bool_]) -> tuple[EventBatch, int]:
+        """The complete records of some kinds (`table_of_kinds`) from a position on, which stay; where to go on."""
         start = max(start, int(self._consumed[0]))
         slots = self._complete(start)
         records = slots["record"]
-        return decode(records[np.isin(records["kind"], kinds)]), start + slots.nbytes
+        return decode(records[kinds[records["kind"]]]), start + slots.nbytes
 
     def _complete(self, start: int) -> npt.NDArray[Any]:
         """The slots that are complete, from a position on: where they lie, if that is in one piece."""
         offset, size = start % self._ring_bytes, self._slot.itemsize
-        headers = (offset + np.arange(0, self.produced - start, size)) % self._ring_bytes
+        headers = self._headers(offset, (self.produced - start) // size)
         # Before a copy, which may read a record's end before its header.
-        busy = np.flatnonzero(self._data.view("<u4")[headers // 4] & _BUSY)
+        busy = np.flatnonzero(headers & _BUSY)
         length = size * int(busy[0] if len(busy) else len(headers))  # a program on another CPU still writes
         slots = self._data[offset : offset + length]
         if len(slots) < length:
             slots = np.concatenate([slots, self._data[: length - len(slots)]])
         return slots.view(self._slot)
+
+    def _headers(self, offset: int, count: int) -> npt.NDArray[np.uint32]:
+        """The first words of so many slots, from the one at an offset on."""
+        size = self._slot.itemsize
+        headers = self._words[offset // 4 :: size // 4][:count]
+        if len(headers) < count:
+            again = offset + len(headers) * size - self._ring_bytes
+            headers = np.concatenate([headers, self._words[again // 4 :: size // 4][: count - len(headers)]])
+        return headers
 
     def _advance(self, consumed: int) -> None:
         self._consumed[0] = consumed
@@ -102,6 +112,7 @@ class RingReader:
     def close(self) -> None:
         """Unmap."""
         self._data = np.empty(0, dtype=np.uint8)
+        self._words = np.empty(0, dtype="<u4")
         self._consumed = self._produced = np.empty(0, dtype=np.uint64)
         self._producer.close()
         self._consumer.close()

@@ -21,9 +21,9 @@ from observe.correlate.lineage import ENGINE_ROLES, Lineage
 from observe.correlate.names import is_container_id, named_in
 from observe.correlate.operation import Operation, covers_of
 from observe.correlate.processes import NOBODY, Processes, Works
-from observe.correlate.rows import Row, row_at, table_of_kinds
+from observe.correlate.rows import Row, row_at
 from observe.correlate.undecided import Undecided
-from observe.model import EventBatch, Kind, Mark
+from observe.model import EventBatch, Kind, Mark, table_of_kinds
 
 _FUNCTIONS = table_of_kinds({Kind.FUNCTION_ENTRY, Kind.FUNCTION_RETURN})
 _BIRTHS_AND_ENDS = table_of_kinds({Kind.SCHED_PROCESS_FORK, Kind.SCHED_PROCESS_EXIT})

@@ -24,12 +24,12 @@ from observe.correlate.imported import imported_runs
 from observe.correlate.lineage import Lineage
 from observe.correlate.names import layer_in
 from observe.correlate.operation import Operation, open_operation
-from observe.correlate.rows import Row, row_at, rows_of, table_of_kinds, with_rows
+from observe.correlate.rows import Row, row_at, rows_of, with_rows
 from observe.correlate.rules import Rules
 from observe.correlate.stack_abi import NUMBER_BITS, StackAbiReturns
 from observe.correlate.undecided import NOBODY, OTHERS, SEVERAL, Undecided
 from observe.correlate.why import Explainer, SchedulerEvents
-from observe.model import EventBatch, Header, Item, Kind, Loss, Note, NoteKind, Run
+from observe.model import EventBatch, Header, Item, Kind, Loss, Note, NoteKind, Run, table_of_kinds
 from observe.phases import Catalogue
 from observe.phases.causes import load_causes
 

@@ -7,8 +7,7 @@ import re
 
 import numpy as np
 
-from observe.correlate.rows import table_of_kinds
-from observe.model import EventBatch, Kind
+from observe.model import EventBatch, Kind, table_of_kinds
 
 _DESCRIPTOR = re.compile(r"/proc/(?:thread-)?self/fd/(\d+)")
 _OPENS = table_of_kinds({Kind.OPEN, Kind.OPENAT, Kind.OPENAT2})

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from observe.correlate.rows import columns_of, table_of_kinds
-from observe.model import EventBatch, Kind, Mark
+from observe.correlate.rows import columns_of
+from observe.model import EventBatch, Kind, Mark, table_of_kinds
 
 # include/uapi/linux/inotify.h
 IN_MODIFY = 0x2

@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from itertools import starmap
 from typing import NamedTuple
 
-from observe.correlate.rows import table_of_kinds
-from observe.model import EventBatch, Kind
+from observe.model import EventBatch, Kind, table_of_kinds
 
 #: Which kinds, by number, make and unmake frames.
 _MATCHED = table_of_kinds({Kind.FUNCTION_ENTRY, Kind.FUNCTION_RETURN, Kind.SCHED_PROCESS_EXEC, Kind.SCHED_PROCESS_EXIT})

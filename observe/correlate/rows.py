@@ -105,13 +105,6 @@ def row_at(batch: EventBatch, place: int) -> Row:
     return Row._make((*values[:8], strings[comm], strings[path], strings[path2], strings[detail], *values[12:]))
 
 
-def table_of_kinds(kinds: Collection[Kind]) -> npt.NDArray[np.bool_]:
-    """A table to look columns of kinds up in: whether each number is one of `kinds`."""
-    table = np.zeros(1 << 16, dtype=np.bool_)
-    table[list(kinds)] = True
-    return table
-
-
 def with_rows(batch: EventBatch, changed: Mapping[int, Row]) -> EventBatch:
     """The batch with other rows at some places."""
     if not changed:

@@ -11,9 +11,9 @@ from posixpath import basename
 
 from observe.correlate.functions import FunctionRules
 from observe.correlate.names import DRIVERS
-from observe.correlate.rows import Row, table_of_kinds
+from observe.correlate.rows import Row
 from observe.model import Evidence as EvidenceKind
-from observe.model import Kind, Span
+from observe.model import Kind, Span, table_of_kinds
 from observe.phases import Evidence, Phase
 
 _PLACES = {

@@ -11,9 +11,9 @@ from itertools import repeat
 import numpy as np
 import numpy.typing as npt
 
-from observe.correlate.rows import columns_of, made_by, table_of_kinds
+from observe.correlate.rows import columns_of, made_by
 from observe.correlate.rules import SILENCE, Call, Candidates, ProgramRule, Rules, Voices, witnesses
-from observe.model import Departure, DepartureKind, EventBatch, Kind, Mark
+from observe.model import Departure, DepartureKind, EventBatch, Kind, Mark, table_of_kinds
 
 _ENTRYPOINT = int(Mark.ENTRYPOINT)
 _OF_PROCESSES = table_of_kinds({Kind.SCHED_PROCESS_FORK, Kind.SCHED_PROCESS_EXEC, Kind.SCHED_PROCESS_EXIT})

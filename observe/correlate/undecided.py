@@ -15,8 +15,8 @@ from observe.correlate.identity import Identities
 from observe.correlate.lineage import Lineage
 from observe.correlate.names import layer_in
 from observe.correlate.operation import Operation, covers_of
-from observe.correlate.rows import columns_of, table_of_kinds, together
-from observe.model import EVENT_DTYPE, EventBatch, Kind
+from observe.correlate.rows import columns_of, together
+from observe.model import EVENT_DTYPE, EventBatch, Kind, table_of_kinds
 
 #: How long a goroutine that worked for a container is taken to do so still (waits for a child are that long).
 _BOUND_NS = 2_000_000_000

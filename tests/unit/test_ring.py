@@ -12,7 +12,7 @@ import pytest
 from ringmemory import SLOT_BYTES, Memory
 
 from observe.collectors.ring import RingReader
-from observe.model import Kind
+from observe.model import Kind, table_of_kinds
 
 
 @pytest.fixture(params=[(4096, 0), (16384, 0), (16384, SLOT_BYTES * 1000), (4096, (1 << 63) - 1000 & ~7)])
@@ -99,15 +99,15 @@ def test_a_look_takes_nothing_away(ring: tuple[Memory, RingReader]) -> None:
         first = memory.produce(name, kind=Kind.API_REQUEST if name % 3 else Kind.MKDIR)
         second = memory.produce(name + 1, kind=Kind.EXECVE)
         busy = memory.produce(name + 2, kind=Kind.MKDIR, busy=True)
-        batch, after = reader.peek(first, [Kind.API_REQUEST, Kind.MKDIR])
+        batch, after = reader.peek(first, table_of_kinds({Kind.API_REQUEST, Kind.MKDIR}))
         (event,) = batch
         assert (event.pid, event.path, after) == (name, f"/{name}", busy)
         assert reader.places([first, second, busy, memory.produced]) == [0, 1, 2, 3]
         assert reader.produced == memory.produced
         memory.submit(busy)
-        assert [event.pid for event in reader.peek(after, [Kind.MKDIR])[0]] == [name + 2]
+        assert [event.pid for event in reader.peek(after, table_of_kinds({Kind.MKDIR}))[0]] == [name + 2]
         assert names(reader) == [name, name + 1, name + 2]
-        assert len(reader.peek(after, [Kind.MKDIR])[0]) == 0
+        assert len(reader.peek(after, table_of_kinds({Kind.MKDIR}))[0]) == 0
 
 
 def test_a_quarter_in_use_is_much() -> None:

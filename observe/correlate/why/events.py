@@ -10,8 +10,8 @@ from collections import deque
 
 import numpy as np
 
-from observe.correlate.rows import Row, rows_of, table_of_kinds
-from observe.model import SCHEDULER, EventBatch
+from observe.correlate.rows import Row, rows_of
+from observe.model import SCHEDULER, EventBatch, table_of_kinds
 
 #: They are read a moment later than an operation's request may be: so much is kept though no operation is open.
 _KEPT_NS = 2_000_000_000
