@@ -52,7 +52,9 @@ def main() -> int:
         folder = Path(name)
         row("memory when attached, MB", [memory_mb(server)])
         load = api_client(engine, folder / "times", "--clients", str(_CLIENTS))
-        subprocess.run([*load, "--runs", str(args.starts // _CLIENTS)], check=True)
+        for quarter in range(1, 5):
+            subprocess.run([*load, "--runs", str(args.starts // _CLIENTS // 4)], check=True)
+            row(f"memory after {args.starts * quarter // 4} starts, MB", [memory_mb(server)])
         row("a scrape, idle, ms", scrapes_ms(server, args.scrapes))
         with subprocess.Popen([*load, "--runs", "100000"], stderr=subprocess.DEVNULL) as clients:
             row(f"a scrape, {_CLIENTS} clients at work, ms", scrapes_ms(server, args.scrapes))

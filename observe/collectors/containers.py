@@ -28,7 +28,8 @@ _TRIES = 20
 _INSPECTS = 60
 #: Configurations that may wait to be asked for; more come faster than the engine answers.
 _WAITING = 100
-_REMEMBERED = 10_000
+#: Ids and names that need not be asked for again: no more than the correlator remembers.
+_REMEMBERED = 1_000
 _DIRECTORIES = (Kind.MKDIR, Kind.MKDIRAT)
 #: Kinds of events that `ContainerIdentities.watch` looks at.
 WATCHED = table_of_kinds({*_DIRECTORIES, Kind.API_REQUEST, Kind.API_RESPONSE})

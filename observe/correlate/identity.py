@@ -11,7 +11,7 @@ from typing import Any
 from observe.model import Container
 
 #: How many containers are remembered; the ones not used for longest are forgotten.
-_REMEMBERED = 10_000
+_REMEMBERED = 1_000
 #: What clients print of an id. Fewer digits may as well be the name of a container that is not known.
 _SHORT_ID = re.compile(r"[0-9a-f]{12,63}")
 

@@ -16,11 +16,13 @@ from observe.model import Kind, Mark
 _FUNCTIONS = frozenset({Kind.FUNCTION_ENTRY, Kind.FUNCTION_RETURN})
 #: Roles of processes that serve many containers, so that only their goroutines belong to one.
 ENGINE_ROLES = ("dockerd", "containerd")
-#: Goroutines of dockerd whose containers are remembered, and how many of the latest of each.
+#: Goroutines of the daemons whose containers are remembered, and how many moments of each. Of neighbouring moments for
+#: one container, no further apart than the grain, the first and the last say all.
 _GOROUTINES = 2_000
-_BINDINGS = 256
-#: Processes that ended whose container is remembered: their parent's clone may be looked at later.
-_PROCESSES = 20_000
+_BINDINGS = 64
+_GRAIN_NS = 10_000_000
+#: Processes that ended whose container is remembered, of some 500 starts: their parent's clone may be looked at later.
+_PROCESSES = 4_000
 _EXECS = frozenset({Kind.EXECVE, Kind.EXECVEAT})
 _ENTRYPOINT = int(Mark.ENTRYPOINT)
 
@@ -106,7 +108,10 @@ class Lineage:
             history = self._bindings[key] = []
         else:
             self._bindings.move_to_end(key)
-        history.append(Binding(time_ns, container_id))
+        binding = Binding(time_ns, container_id)
+        if len(history) > 1 and _says_nothing(*history[-2:], binding):
+            history.pop()
+        history.append(binding)
         if len(history) > _BINDINGS:
             del history[: _BINDINGS // 2]
         if len(self._bindings) > _GOROUTINES:
@@ -160,3 +165,9 @@ class Lineage:
         self._roles.pop(pid, None)
         self._containers.pop(pid, None)
         self._ended.pop(pid, None)
+
+
+def _says_nothing(first: Binding, middle: Binding, last: Binding) -> bool:
+    """Whether a moment can be left out, as those around it, close to each other, tell the same."""
+    same = first.container_id == middle.container_id == last.container_id
+    return same and first.time_ns <= middle.time_ns <= last.time_ns <= first.time_ns + _GRAIN_NS

@@ -33,7 +33,7 @@ _FILE_KINDS = frozenset(
         ("MKDIR", "OPEN", "CREAT", "RENAME", "UNLINK", "RMDIR", "MOUNT", "UMOUNT", "MOVE_MOUNT", "INOTIFY")
     )
 )
-_CACHED_PATHS = 8_000
+_CACHED_PATHS = 2_000
 _CACHED_CALLS = 1_000
 _CACHED_MODES = 100
 #: Numbers of phases, in documented order.

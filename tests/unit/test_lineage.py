@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from streams import CONTAINERD, DATA, DOCKERD, EXEC, container_id, identity, layer
+from streams import CONTAINERD, DATA, DOCKERD, EXEC, MS, SECOND, container_id, identity, layer
 
 from observe.correlate.identity import Identities
 from observe.correlate.lineage import Binding, Lineage
@@ -193,9 +193,21 @@ def test_tables_stay_bounded_over_many_containers(lineage, monkeypatch):
 
 def test_what_a_goroutine_did_long_ago_is_forgotten_before_what_it_did_lately(lineage, monkeypatch):
     monkeypatch.setattr("observe.correlate.lineage._BINDINGS", 8)
-    follow(lineage, *(names(ONE if n < 50 else TWO, n) for n in range(100)))
-    assert binding(lineage, row(Kind.FSYNC, at_ns=99)).container_id == TWO
+    follow(lineage, *(names(ONE if n < 50 else TWO, n * SECOND) for n in range(100)))
+    assert binding(lineage, row(Kind.FSYNC, at_ns=99 * SECOND)).container_id == TWO
     assert binding(lineage, row(Kind.FSYNC, at_ns=0)).container_id == TWO
+
+
+def test_of_what_a_goroutine_did_in_a_row_the_first_and_the_last_moment_are_kept(lineage):
+    moments = [*range(0, 9), 300, *range(400, 409), 450, *range(500, 509)]
+    follow(lineage, *(names(TWO if n == 450 else ONE, n * MS) for n in moments))
+    kept = [(moment.time_ns // MS, moment.container_id) for moment in lineage._bindings[DOCKERD, 0xC1]]
+    assert kept == [(0, ONE), (8, ONE), (300, ONE), (400, ONE), (408, ONE), (450, TWO), (500, ONE), (508, ONE)]
+
+
+def test_moments_that_are_told_out_of_order_are_kept(lineage):
+    follow(lineage, *(names(ONE, n * MS) for n in (5, 1, 3)))
+    assert len(lineage._bindings[DOCKERD, 0xC1]) == 3
 
 
 def test_an_exec_below_containerd_is_followed_by_what_it_names(lineage):
