@@ -46,8 +46,9 @@ def build_run(
     functions: Functions,
     keep_events: bool = False,
     explainer: Explainer | None = None,
+    now_ns: int | None = None,
 ) -> Run:
-    """The run of an operation that has ended, or was cut off by the end of the recording.
+    """The run of an operation that has ended, or was cut off by the end of the recording, or (`now_ns`) still goes on.
 
     `wall_offset_ns`: epoch minus boot clock; `goroutines`: whether the g register can be trusted to say which
     of dockerd's events are on the request's own goroutine; `functions`: which were probed, and what that cost;
@@ -57,7 +58,8 @@ def build_run(
     rows = events.rows
     end_ns = operation.end_ns
     if end_ns is None or operation.status is None:
-        end_ns = int((rows["time_ns"] + rows["duration_ns"]).max()) if len(events) else operation.start_ns
+        last_ns = int((rows["time_ns"] + rows["duration_ns"]).max()) if len(events) else operation.start_ns
+        end_ns = last_ns if now_ns is None else max(now_ns, last_ns)
     bounds = (operation.start_ns, max(end_ns, operation.start_ns))
     failed = operation.status is None or operation.status >= _FIRST_FAILURE
     # Evidence is what the kernel timed; file events carry the reader's time, and their calls are here anyway.
@@ -93,7 +95,7 @@ def build_run(
         image=container.image if container and container.image else None,
         network=container.network if container and container.network else None,
         outcome=_outcome(operation),
-        error=_error(operation),
+        error=_error(operation) if now_ns is None else "no answer yet",
         start_ns=operation.start_ns,
         wall_time_ns=operation.start_ns + wall_offset_ns,
         duration_ns=bounds[1] - bounds[0],

@@ -207,9 +207,9 @@ class Correlator:
         """Operation and boot clock of the beginning of each request that has no answer yet."""
         return tuple((operation.name, operation.start_ns) for operation in self._open)
 
-    def in_flight(self) -> list[Run]:
-        """The requests that have no answer yet, as far as they have come; built when asked, changes nothing."""
-        return [self._run(operation) for operation in self._open]
+    def in_flight(self, now_ns: int) -> list[Run]:
+        """The requests that have no answer yet, up to `now_ns` (boot clock); built when asked, changes nothing."""
+        return [self._run(operation, now_ns) for operation in self._open]
 
     def finish(self) -> list[Run]:
         """The end of the stream: all that is left, operations without an answer included."""
@@ -380,7 +380,7 @@ class Correlator:
     def _lasted_ns(self, operation: Operation) -> int:
         return (self._now_ns if operation.end_ns is None else operation.end_ns) - operation.start_ns
 
-    def _run(self, operation: Operation) -> Run:
+    def _run(self, operation: Operation, now_ns: int | None = None) -> Run:
         return build_run(
             operation,
             self._rules[operation.name],
@@ -391,6 +391,7 @@ class Correlator:
             functions=self._functions,
             keep_events=self._keep_events and self._lasted_ns(operation) >= self._slower_than_ns,
             explainer=self._explainer,
+            now_ns=now_ns,
         )
 
 

@@ -221,7 +221,7 @@ class Live:
             loss=total_loss([self._past_loss, correlator.loss]) if correlator else self._past_loss,
             usage=self._all_usage(),
             in_flight=dict(in_flight),
-            open_runs=tuple(correlator.in_flight()) if correlator and self.is_watched else (),
+            open_runs=tuple(correlator.in_flight(self._boot_clock_ns())) if correlator and self.is_watched else (),
             recent=tuple(self._recent),
             slowest=self._slowest_of_the_hour(now_ns),
             deliveries={(sink.name, result): count for sink in self._sinks for result, count in sink.results().items()},

@@ -206,11 +206,12 @@ def test_a_live_stream_is_told_the_time_and_asked_for_what_is_still_open():
     for item in items[:-1]:
         assert correlator.feed(item) == []
     assert correlator.open_operations == (("start", SECOND),)
-    (half,) = correlator.in_flight()
+    (half,) = correlator.in_flight(events[-1].time_ns)
     assert (half.operation, half.container_id, half.outcome) == ("start", container_id(1), "unfinished")
+    assert half.duration_ns == events[-1].time_ns - SECOND
     assert counted(half) == calls(events) - 1  # one of another goroutine, which is decided at the end
     correlator.feed(items[-1])
-    assert (correlator.open_operations, correlator.in_flight()) == ((), [])
+    assert (correlator.open_operations, correlator.in_flight(events[-1].time_ns)) == ((), [])
     end_ns = events[-1].time_ns
     assert correlator.advance(end_ns + LINGER - 1) == []
     assert summary(correlator.advance(end_ns + LINGER)) == [whole("start", 1, events)]

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from streams import MS, call, correlate, create, header, identity, probed, recorded, spans_of, start, stream
 
+from observe.correlate import Correlator
 from observe.correlate.build import Functions, use_functions
 from observe.correlate.frames import Frame
 from observe.correlate.functions import FunctionRules, Pieces, pieces_of
@@ -597,6 +598,18 @@ def test_a_call_still_open_at_the_answer_lasts_until_then():
     (run,), _ = correlate(stream(events, identity(1, 0), *probed(method("Register"))), header())
     (open_call,) = run.functions
     assert (open_call.complete, open_call.start_ns + open_call.duration_ns) == (False, run.start_ns + run.duration_ns)
+
+
+def test_what_is_in_progress_lasts_until_now_and_is_where_its_open_call_is():
+    events = create(1, MS, status=None)
+    events += call(1, 15 * MS, 80 * MS, depth=64, g=0xC000000001)[:1]
+    correlator = Correlator(header(), load())
+    for item in stream(events, identity(1, 0), *probed(method("Register"))):
+        correlator.feed(item)
+    (run,) = correlator.in_flight(5_000 * MS)
+    assert (run.outcome, run.error, run.duration_ns) == ("unfinished", "no answer yet", 4_999 * MS)
+    assert phase(run, "create.register").duration_ns == 4_985 * MS
+    assert sum(span.self_ns or 0 for span in run.phases) == run.duration_ns
 
 
 def test_functions_of_the_request_only_on_its_own_goroutine():
