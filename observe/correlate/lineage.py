@@ -109,7 +109,7 @@ class Lineage:
         else:
             self._bindings.move_to_end(key)
         binding = Binding(time_ns, container_id)
-        if len(history) > 1 and _says_nothing(*history[-2:], binding):
+        if len(history) > 1 and _says_nothing(history[-2], history[-1], binding):
             history.pop()
         history.append(binding)
         if len(history) > _BINDINGS:
