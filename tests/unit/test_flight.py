@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from dataclasses import replace
 
@@ -10,7 +12,7 @@ import pytest
 from made import made_run
 from streams import MS, create, header, identity, start, stream
 
-from observe.errors import ObserveError, RecordingError
+from observe.errors import ObserveError
 from observe.exporter import flight
 from observe.exporter.flight import FlightRecorder
 from observe.exporter.live import Live
@@ -18,6 +20,7 @@ from observe.exporter.sinks import Sink, Stream
 from observe.exporter.snapshot import Condition
 from observe.model import Note, NoteKind
 from observe.phases import load
+from observe.recording import RecordingWriter
 from observe.reports.assemble import assemble
 
 STREAM = Stream(header(), ())
@@ -156,19 +159,79 @@ def test_a_crash_in_the_middle_leaves_nothing_that_looks_like_a_recording(tmp_pa
     assert names(tmp_path) == []
 
 
-def test_a_disk_that_refuses_is_counted_and_said_once(tmp_path, monkeypatch, capsys):
+OURS = "20231114T221322000Z-start-0123456789ab"
+
+
+def test_only_what_a_crash_of_ours_has_left_is_removed(tmp_path):
+    (tmp_path / f".{OURS}.observe.part").write_bytes(b"OBSERVE")
+    others = {".vimrc.part", ".observe.part", f"{OURS}.observe.part", f".x{OURS}.observe.part", f".{OURS}.part"}
+    for name in others:
+        (tmp_path / name).write_bytes(b"mine")
+    (tmp_path / f".{OURS}-2.observe.part").mkdir()
+    (tmp_path / f".{OURS}-3.observe.part").symlink_to(tmp_path / ".vimrc.part")
+    os.mkfifo(tmp_path / f".{OURS}-4.observe.part")
+    unfit = {f".{OURS}-{number}.observe.part" for number in (2, 3, 4)}
+    FlightRecorder(tmp_path, 0)
+    assert set(names(tmp_path)) == others | unfit
+
+
+def test_what_another_recorder_is_writing_stays(tmp_path):
+    part = tmp_path / f".{OURS}.observe.part"
+    with RecordingWriter(part, header()):
+        FlightRecorder(tmp_path, 0)
+        assert part.exists()
+    FlightRecorder(tmp_path, 0)
+    assert not part.exists()
+
+
+def test_two_recorders_of_one_folder_do_not_take_each_others_files(tmp_path, capsys):
     recorder = FlightRecorder(tmp_path, 0)
+    part = tmp_path / f".{recorder._free_name(slow_run(0))}.part"
+    with RecordingWriter(part, header()):
+        recorder.start()
+        recorder.offer(slow_run(0), STREAM)
+        recorder.close()
+        assert names(tmp_path) == [part.name]
+    assert recorder.results()["failed"] == 1
+    said = "another recorder is writing it; choose another --keep"
+    assert capsys.readouterr().err == f"observe: flight_recorder: cannot write {part}: {said}\n"
 
-    def refuse(*_):
-        raise RecordingError("cannot write x: No space left on device")
 
-    monkeypatch.setattr(flight, "RecordingWriter", refuse)
+def test_a_folder_with_the_name_of_a_recording_is_none(tmp_path):
+    (tmp_path / f"{OURS}.observe").mkdir()
+    recorder = FlightRecorder(tmp_path, 0, 10)
+    assert deliver(recorder, slow_run(0)) == [{"too_large": 1, "removed": 0}]
+    assert names(tmp_path) == [f"{OURS}.observe"]
+
+
+@pytest.mark.parametrize(
+    ("refusal", "said"),
+    [
+        (("pwrite", errno.ENOSPC), "No space left on device; make room there, or lower --keep-bytes"),
+        (("fdatasync", errno.EDQUOT), "Disk quota exceeded; make room there, or lower --keep-bytes"),
+        (("open", errno.EROFS), "Read-only file system; choose another --keep"),
+        (("rename", errno.EACCES), "Permission denied; choose another --keep"),
+    ],
+)
+def test_a_disk_that_refuses_is_counted_and_said_once(refusal, said, tmp_path, monkeypatch, capsys):
+    call, number = refusal
+    recorder = FlightRecorder(tmp_path, 0)
+    real_open = os.open
+
+    def refuse(path, *arguments, **_options):
+        if call == "open" and not str(path).endswith(".part"):
+            return real_open(path, *arguments)
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, call, refuse)
     recorder.start()
     for seed in range(3):
         recorder.offer(slow_run(seed), STREAM)
     recorder.close()
+    monkeypatch.undo()
     assert recorder.results() == {"kept": 0, "removed": 0, "too_large": 0, "failed": 3, "dropped": 0}
-    assert capsys.readouterr().err == "observe: flight_recorder: cannot write x: No space left on device\n"
+    assert capsys.readouterr().err == f"observe: flight_recorder: {tmp_path}: {said}\n"
+    assert names(tmp_path) == []
 
 
 def test_a_folder_that_cannot_be_written_is_said_before_anything_starts(tmp_path):
