@@ -10,10 +10,12 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from observe.errors import ObserveError
 from observe.model import Header, Note, Run
+from observe.reports import Page
 
 #: How long the end waits for what is being delivered.
 _CLOSE_SECONDS = 3.0
@@ -21,6 +23,12 @@ _CLOSE_SECONDS = 3.0
 _COMPLAIN_SECONDS = 60.0
 
 DROPPED, FAILED = "dropped", "failed"
+
+
+def say(text: str) -> None:
+    """One line on standard error; where nobody takes it, it is left unsaid, and the work goes on."""
+    with suppress(OSError):
+        print(f"observe: {Page().safe(text)}", file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +93,7 @@ class Sink(ABC):
 
     @abstractmethod
     def deliver(self, deliveries: Sequence[Delivery]) -> Mapping[str, int]:
-        """Deliver them, on the sink's thread; what became of how many. Raises ObserveError or OSError: all failed."""
+        """Deliver them, on the sink's thread; what became of how many. Whatever it raises: all failed."""
 
     def _work(self) -> None:
         ended = False
@@ -101,9 +109,12 @@ class Sink(ABC):
     def _deliver(self, deliveries: Sequence[Delivery]) -> None:
         try:
             self._counts.update(self.deliver(deliveries))
-        except (ObserveError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - without its thread nothing would be delivered any more
             self._counts[FAILED] += len(deliveries)
             now = time.monotonic()
             if now >= self._complain_at:
                 self._complain_at = now + _COMPLAIN_SECONDS
-                print(f"observe: {self.name}: {error}", file=sys.stderr, flush=True)
+                unexpected = (
+                    "" if isinstance(error, (ObserveError, OSError)) else f"unexpected {type(error).__name__}: "
+                )
+                say(f"{self.name}: {unexpected}{error}")

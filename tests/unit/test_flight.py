@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import threading
 from dataclasses import replace
 
@@ -262,3 +263,53 @@ def test_a_sink_that_is_slow_drops_and_the_recorder_does_not_wait():
     held.set()
     sink.close()
     assert sink.results() == {"done": 4, "failed": 0, "dropped": 7}
+
+
+class Direct(Sink):
+    """Delivers when it is told to; `deliver` is what it is made with."""
+
+    def __init__(self, deliver, **options):
+        super().__init__("direct", ("done",), **options)
+        self._how = deliver
+
+    def wants(self, run):
+        return run is not None
+
+    def deliver(self, deliveries):
+        return self._how(deliveries)
+
+
+def test_a_fault_of_a_delivery_is_counted_and_said_once_and_the_next_one_comes(capsys):
+    faults = iter([ValueError("no\nnumber"), KeyError("x"), ObserveError("refused")])
+
+    def deliver(deliveries):
+        for fault in faults:
+            raise fault
+        return {"done": len(deliveries)}
+
+    sink = Direct(deliver, waiting=10)
+    sink.start()
+    for seed in range(5):
+        sink.offer(slow_run(seed), STREAM)
+    sink.close()
+    assert sink.results() == {"done": 2, "failed": 3, "dropped": 0}
+    assert capsys.readouterr().err == "observe: direct: unexpected ValueError: no\\x0anumber\n"
+
+
+def test_a_failure_that_nobody_hears_of_ends_nothing(monkeypatch):
+    class Gone:
+        def write(self, _text):
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    def deliver(deliveries):
+        if deliveries[0].run.wall_time_ns == slow_run(0).wall_time_ns:
+            raise ObserveError("refused")
+        return {"done": len(deliveries)}
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    sink = Direct(deliver, waiting=10)
+    sink.start()
+    for seed in range(3):
+        sink.offer(slow_run(seed), STREAM)
+    sink.close()
+    assert sink.results() == {"done": 2, "failed": 1, "dropped": 0}

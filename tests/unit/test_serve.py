@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from pathlib import Path
+
 from streams import header
 
 from observe.collectors.session import SessionOptions
@@ -68,6 +72,22 @@ def test_what_is_not_as_it_should_be_is_said_once_and_not_for_each_session(capsy
     assert lines.count("observe: attached to dockerd 20.10.24") == 3
     assert lines.count("observe: the engine has ended: waiting for it to come back") == 2
     assert lines[-1] == "observe: stopping"
+
+
+def test_it_goes_on_when_nobody_takes_what_it_says(monkeypatch):
+    reading, writing = os.pipe()
+    os.close(reading)
+    stop, sessions = _Stop(-1), iter(range(3))
+
+    def then():
+        stop.requested = next(sessions) == 2
+
+    with os.fdopen(writing, "w") as gone:
+        monkeypatch.setattr(sys, "stderr", gone)
+        _Recorder(Follower(then, "one"), Live(load(), ()), stop).run()
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), writing)  # closing would write the rest
+    assert next(sessions, None) is None
 
 
 class Staying(Follower):
