@@ -10,7 +10,7 @@ import threading
 from dataclasses import replace
 
 import pytest
-from made import made_run
+from made import made_events, made_run
 from streams import MS, create, header, identity, start, stream
 
 from observe.errors import ObserveError
@@ -277,6 +277,31 @@ class Direct(Sink):
 
     def deliver(self, deliveries):
         return self._how(deliveries)
+
+
+def with_events(count):
+    run = slow_run(0)
+    return replace(run, events=tuple(made_events(run, count)))
+
+
+def test_what_a_sink_holds_is_bounded_by_events_too():
+    during = []
+
+    def deliver(deliveries):
+        sink.offer(with_events(3), STREAM)
+        during.append(sink.results()["dropped"])
+        return {"done": len(deliveries)}
+
+    sink = Direct(deliver, waiting=100, batch=100, events=10)
+    for count in (4, 4, 3, 2):
+        sink.offer(with_events(count), STREAM)
+    assert sink.results()["dropped"] == 1
+    sink.offer(slow_run(0), STREAM)
+    assert sink.results()["dropped"] == 1
+    sink._turn()
+    assert during == [2]  # what is being delivered is still held
+    sink.offer(with_events(10), STREAM)
+    assert sink.results() == {"done": 4, "failed": 0, "dropped": 2}
 
 
 def test_a_fault_of_a_delivery_is_counted_and_said_once_and_the_next_one_comes(capsys):
