@@ -92,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
     address, port = args.listen
     if not (args.allow_remote or _is_loopback(address)):
         raise UsageError(f"{address} can be reached from other hosts: add --allow-remote if that is meant")
+    traces = [_traces(args.otlp_endpoint)] if args.otlp_endpoint is not None else []
     host.require(host.checks())
     options = SessionOptions(
         ring_bytes=args.ring_bytes,
@@ -109,8 +110,7 @@ def run(args: argparse.Namespace) -> int:
         sinks: list[Sink] = []
         if args.keep is not None:
             sinks.append(FlightRecorder(args.keep, args.keep_slower_than, args.keep_bytes))
-        if args.otlp_endpoint is not None:
-            sinks.append(_traces(args.otlp_endpoint))
+        sinks += traces
         live = Live(
             load(), PROBES, sinks, events_slower_than_ns=args.keep_slower_than if args.keep is not None else None
         )
@@ -150,7 +150,7 @@ def _traces(endpoint: str) -> TraceSink:
         raise HostCannotError(
             f"{error.name} is missing, which --otlp-endpoint needs; run make setup, or pip install 'observe[export]'"
         ) from error
-    if not otlp_http.is_endpoint(endpoint):
+    if not (otlp_http.is_endpoint(endpoint) and otlp_http.has_host(endpoint)):
         raise UsageError(f"{endpoint} is no endpoint: write it like http://127.0.0.1:4318")
     headers = otlp_http.headers_of(os.environ.get("OTEL_EXPORTER_OTLP_HEADERS", ""))
     return TraceSink(otlp.requests, lambda request: otlp_http.send(endpoint, request, headers))

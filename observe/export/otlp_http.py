@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 import urllib.error
@@ -19,7 +20,7 @@ from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from observe import __version__
-from observe.errors import ObserveError
+from observe.errors import ObserveError, UsageError
 
 _PATH = "/v1/traces"
 _HEADERS = {"Content-Type": "application/x-protobuf", "User-Agent": f"observe/{__version__}"}
@@ -27,12 +28,23 @@ _HEADERS = {"Content-Type": "application/x-protobuf", "User-Agent": f"observe/{_
 TIMEOUT_SECONDS = 10.0
 #: Of an answer: it holds a number and perhaps a sentence.
 _ANSWER_BYTES = 64 << 10
+#: A header's name in HTTP (RFC 9110).
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _NONE: Mapping[str, str] = MappingProxyType({})
 
 
 def is_endpoint(text: str) -> bool:
     """Whether it names an endpoint, and no file."""
     return text.startswith(("http://", "https://"))
+
+
+def has_host(endpoint: str) -> bool:
+    """Whether an endpoint names a host, and no port that cannot be."""
+    try:
+        parts = urlsplit(endpoint)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def traces_url(endpoint: str) -> str:
@@ -43,13 +55,13 @@ def traces_url(endpoint: str) -> str:
 
 
 def headers_of(text: str) -> dict[str, str]:
-    """The headers of OTEL_EXPORTER_OTLP_HEADERS: `name=value,name=value`, percent-encoded. Raises ObserveError."""
+    """The headers of OTEL_EXPORTER_OTLP_HEADERS: `name=value,name=value`, percent-encoded. Raises UsageError."""
     headers = {}
     for part in filter(None, map(str.strip, text.split(","))):
         name, _, value = (unquote(word.strip()) for word in part.partition("="))
         # The value may be a secret: no message repeats it.
-        if not name or not value or not (name + value).isascii() or not (name + value).isprintable():
-            raise ObserveError("OTEL_EXPORTER_OTLP_HEADERS is no list of name=value with commas between; mend it")
+        if not _NAME.fullmatch(name) or not value or not (value.isascii() and value.isprintable()):
+            raise UsageError("OTEL_EXPORTER_OTLP_HEADERS is no list of name=value with commas between; mend it")
         headers[name] = value
     return headers
 

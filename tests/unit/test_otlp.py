@@ -405,13 +405,15 @@ def test_an_answer_that_is_cut_off_is_no_answer():
             otlp_http.send(collector.endpoint, b"")
 
 
-@pytest.mark.parametrize("text", ["novalue", "=x", "a=b,c", "a=secret%0Ax", "a=secret%C3%A9"])
-def test_headers_that_are_no_list_are_one_line(text, monkeypatch, receiver, tmp_path, capsys):
+@pytest.mark.parametrize(
+    "text", ["novalue", "=x", "a=b,c", "a=secret%0Ax", "a=secret%C3%A9", "a%20b=secret", "a:b=secret"]
+)
+def test_headers_that_are_no_list_are_wrong_usage_in_one_line(text, monkeypatch, receiver, tmp_path, capsys):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", text)
-    assert main(["export", str(situation("one run", tmp_path)), "-t", "otlp", "-o", receiver.endpoint]) == 1
-    err = capsys.readouterr().err
-    assert "OTEL_EXPORTER_OTLP_HEADERS" in err
-    assert "secret" not in err
+    assert main(["export", str(situation("one run", tmp_path)), "-t", "otlp", "-o", receiver.endpoint]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "OTEL_EXPORTER_OTLP_HEADERS" in line
+    assert "secret" not in line
     assert receiver.posts == []
 
 

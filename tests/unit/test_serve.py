@@ -7,10 +7,13 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
 from streams import header
 
+from observe.__main__ import main
 from observe.collectors.session import SessionOptions
 from observe.commands.serve import _UNWATCHED_BATCH_SECONDS, _Recorder, _Stop
+from observe.errors import HostCannotError
 from observe.exporter.live import Live
 from observe.model import Note, NoteKind
 from observe.phases import load
@@ -88,6 +91,29 @@ def test_it_goes_on_when_nobody_takes_what_it_says(monkeypatch):
         with Path(os.devnull).open("w") as nowhere:
             os.dup2(nowhere.fileno(), writing)  # closing would write the rest
     assert next(sessions, None) is None
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "headers", "named"),
+    [
+        ("http://", "", "http:// is no endpoint"),
+        ("https:///v1/traces", "", "is no endpoint"),
+        ("http://:4318", "", "is no endpoint"),
+        ("http://h:port", "", "is no endpoint"),
+        ("http://[", "", "is no endpoint"),
+        ("collector:4318", "", "is no endpoint"),
+        ("http://127.0.0.1:4318", "Authorization", "OTEL_EXPORTER_OTLP_HEADERS"),
+    ],
+)
+def test_where_traces_cannot_go_is_wrong_usage_on_any_host(endpoint, headers, named, monkeypatch, capsys):
+    def refuse(_checks):
+        raise HostCannotError("this host cannot")
+
+    monkeypatch.setattr("observe.commands.serve.host.require", refuse)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", headers)
+    assert main(["serve", "--otlp-endpoint", endpoint]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert named in line
 
 
 class Staying(Follower):
