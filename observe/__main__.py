@@ -90,12 +90,14 @@ def _sentence(text: str) -> str:
 
 def _failed(*messages: str, code: int, debug: bool) -> int:
     """Say what happened, each message in one line, and give the exit code back."""
-    if debug:
-        traceback.print_exc()
-    for message in messages:
-        # No line ends or escape sequences from names that somebody else chose.
-        line = "".join(letter if letter.isprintable() else " " for letter in message)
-        print(f"observe: {' '.join(line.split())}", file=sys.stderr)
+    # The code tells even those who have closed stderr.
+    with contextlib.suppress(OSError):
+        if debug:
+            traceback.print_exc()
+        for message in messages:
+            # No line ends or escape sequences from names that somebody else chose.
+            line = "".join(letter if letter.isprintable() else " " for letter in message)
+            print(f"observe: {' '.join(line.split())}", file=sys.stderr)
     try:
         sys.stdout.flush()
     except OSError:

@@ -9,7 +9,6 @@ import ipaddress
 import os
 import re
 import signal
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,7 +22,7 @@ from observe.errors import HostCannotError, UsageError
 from observe.exporter.flight import DEFAULT_BYTES, FlightRecorder
 from observe.exporter.live import Live
 from observe.exporter.server import Server
-from observe.exporter.sinks import Sink
+from observe.exporter.sinks import Sink, say
 from observe.exporter.site import OperationPage, Site
 from observe.exporter.snapshot import Condition
 from observe.exporter.traces import TraceSink
@@ -93,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
     address, port = args.listen
     if not (args.allow_remote or _is_loopback(address)):
         raise UsageError(f"{address} can be reached from other hosts: add --allow-remote if that is meant")
+    traces = [_traces(args.otlp_endpoint)] if args.otlp_endpoint is not None else []
     host.require(host.checks())
     options = SessionOptions(
         ring_bytes=args.ring_bytes,
@@ -110,8 +110,7 @@ def run(args: argparse.Namespace) -> int:
         sinks: list[Sink] = []
         if args.keep is not None:
             sinks.append(FlightRecorder(args.keep, args.keep_slower_than, args.keep_bytes))
-        if args.otlp_endpoint is not None:
-            sinks.append(_traces(args.otlp_endpoint))
+        sinks += traces
         live = Live(
             load(), PROBES, sinks, events_slower_than_ns=args.keep_slower_than if args.keep is not None else None
         )
@@ -123,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
         _collect_garbage_seldom()
         server.start()
         stack.callback(server.stop)
-        _say(f"listening on http://{f'[{address}]' if ':' in address else address}:{server.port}/")
+        say(f"listening on http://{f'[{address}]' if ':' in address else address}:{server.port}/")
         systemd.notify(systemd.READY)
         _Recorder(EngineFollower(args.docker_host, options), live, stop).run()
         systemd.notify(systemd.STOPPING)
@@ -151,7 +150,7 @@ def _traces(endpoint: str) -> TraceSink:
         raise HostCannotError(
             f"{error.name} is missing, which --otlp-endpoint needs; run make setup, or pip install 'observe[export]'"
         ) from error
-    if not otlp_http.is_endpoint(endpoint):
+    if not (otlp_http.is_endpoint(endpoint) and otlp_http.has_host(endpoint)):
         raise UsageError(f"{endpoint} is no endpoint: write it like http://127.0.0.1:4318")
     headers = otlp_http.headers_of(os.environ.get("OTEL_EXPORTER_OTLP_HEADERS", ""))
     return TraceSink(otlp.requests, lambda request: otlp_http.send(endpoint, request, headers))
@@ -199,7 +198,7 @@ class _Recorder:
         try:
             while not self._stop.requested:
                 self._step()
-            _say("stopping")
+            say("stopping")
         finally:
             self._detach()
 
@@ -219,7 +218,7 @@ class _Recorder:
         if follower.has_ended:
             self._detach()
         elif self._must_attach_anew():
-            _say("the engine has another containerd, or new programs on disk: attaching anew")
+            say("the engine has another containerd, or new programs on disk: attaching anew")
             self._detach()
         else:
             self._publish()
@@ -252,7 +251,7 @@ class _Recorder:
             text = str(item.data.get("text", "")) if isinstance(item, Note) and item.kind is NoteKind.WARNING else ""
             if text and text not in self._warned:
                 self._warned.add(text)
-                _say(text)
+                say(text)
 
     def _publish(self, news: str = "") -> None:
         """A snapshot when it is due or there is news; a sign of life."""
@@ -260,7 +259,7 @@ class _Recorder:
         fresh = bool(news) and news != self._told
         if fresh:
             self._told = news
-            _say(news)
+            say(news)
             systemd.notify(f"STATUS={Page().safe(news)}")
         if fresh or now >= self._publish_due:
             self._publish_due = now + _PUBLISH_SECONDS
@@ -269,10 +268,6 @@ class _Recorder:
         if self._alive_seconds is not None and now >= self._alive_due:
             self._alive_due = now + self._alive_seconds
             systemd.notify(systemd.WATCHDOG)
-
-
-def _say(text: str) -> None:
-    print(f"observe: {Page().safe(text)}", file=sys.stderr, flush=True)
 
 
 def _address(text: str) -> tuple[str, int]:

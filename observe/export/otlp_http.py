@@ -3,29 +3,48 @@
 
 from __future__ import annotations
 
+import re
+import socket
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from http.client import HTTPException
+from concurrent.futures import Future
+from contextlib import closing, suppress
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, IncompleteRead
 from types import MappingProxyType
+from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from observe import __version__
-from observe.errors import ObserveError
+from observe.errors import ObserveError, UsageError
 
 _PATH = "/v1/traces"
 _HEADERS = {"Content-Type": "application/x-protobuf", "User-Agent": f"observe/{__version__}"}
-#: What OpenTelemetry's own exporters wait.
+#: What OpenTelemetry's own exporters wait: for all of it, from the name server to the last byte of the answer.
 TIMEOUT_SECONDS = 10.0
+#: Of an answer: it holds a number and perhaps a sentence.
+_ANSWER_BYTES = 64 << 10
+#: A header's name in HTTP (RFC 9110).
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _NONE: Mapping[str, str] = MappingProxyType({})
 
 
 def is_endpoint(text: str) -> bool:
     """Whether it names an endpoint, and no file."""
     return text.startswith(("http://", "https://"))
+
+
+def has_host(endpoint: str) -> bool:
+    """Whether an endpoint names a host, and no port that cannot be."""
+    try:
+        parts = urlsplit(endpoint)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def traces_url(endpoint: str) -> str:
@@ -36,13 +55,13 @@ def traces_url(endpoint: str) -> str:
 
 
 def headers_of(text: str) -> dict[str, str]:
-    """The headers of OTEL_EXPORTER_OTLP_HEADERS: `name=value,name=value`, percent-encoded. Raises ObserveError."""
+    """The headers of OTEL_EXPORTER_OTLP_HEADERS: `name=value,name=value`, percent-encoded. Raises UsageError."""
     headers = {}
     for part in filter(None, map(str.strip, text.split(","))):
         name, _, value = (unquote(word.strip()) for word in part.partition("="))
         # The value may be a secret: no message repeats it.
-        if not name or not value or not (name + value).isascii() or not (name + value).isprintable():
-            raise ObserveError("OTEL_EXPORTER_OTLP_HEADERS is no list of name=value with commas between; mend it")
+        if not _NAME.fullmatch(name) or not value or not (value.isascii() and value.isprintable()):
+            raise UsageError("OTEL_EXPORTER_OTLP_HEADERS is no list of name=value with commas between; mend it")
         headers[name] = value
     return headers
 
@@ -52,13 +71,13 @@ def send(
 ) -> int:
     """Post one request, with `headers` beside our own. Returns how many of its spans the receiver rejected.
 
-    Raises ObserveError that says what the endpoint answered, or why it cannot be reached.
+    Raises ObserveError that says what the endpoint answered, or why it cannot be reached: also if not all of that is
+    over in `timeout_seconds`, or the answer is longer than an answer may be.
     """
     try:
         url = traces_url(endpoint)
         post = urllib.request.Request(url, request, {**headers, **_HEADERS})  # noqa: S310 - see is_endpoint
-        with urllib.request.urlopen(post, timeout=timeout_seconds) as answer:  # noqa: S310
-            body = answer.read()
+        body = _exchange(post, timeout_seconds)
     except urllib.error.HTTPError as error:
         error.close()
         raise ObserveError(
@@ -67,7 +86,97 @@ def send(
     except (OSError, HTTPException, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         raise ObserveError(f"{endpoint} cannot be reached: {reason}; check the address, and that it runs") from error
+    if len(body) > _ANSWER_BYTES:
+        raise ObserveError(
+            f"{url} answered more than {_ANSWER_BYTES >> 10} KiB; is it an OTLP receiver that takes http/protobuf?"
+        )
     try:
         return int(ExportTraceServiceResponse.FromString(body).partial_success.rejected_spans)
     except DecodeError:
         return 0  # accepted, though with an answer that is none of OTLP
+
+
+def _exchange(post: urllib.request.Request, timeout_seconds: float) -> bytes:
+    """The answer to a request, at most one byte more than it may have. Raises OSError, HTTPException or ValueError."""
+    answer: Future[bytes] = Future()
+    # On a thread, which may be left: a socket's timeout begins anew at each byte, and a name server has none.
+    with closing(_Connections()) as connections:
+        threading.Thread(
+            target=_answer, args=(post, timeout_seconds, connections, answer), name="otlp", daemon=True
+        ).start()
+        try:
+            return answer.result(timeout_seconds)
+        except TimeoutError as error:
+            raise TimeoutError(f"no whole answer within {timeout_seconds:g} s") from error
+
+
+def _answer(
+    post: urllib.request.Request, timeout_seconds: float, connections: _Connections, answer: Future[bytes]
+) -> None:
+    try:
+        opener = urllib.request.build_opener(_Handler(connections))
+        with opener.open(post, timeout=timeout_seconds) as response:
+            body = response.read(_ANSWER_BYTES + 1)
+            if response.length and len(body) <= _ANSWER_BYTES:
+                raise IncompleteRead(body, response.length)  # noqa: TRY301 - as a read of everything would
+        answer.set_result(body)
+    except Exception as error:  # noqa: BLE001 - raised where the answer is waited for
+        answer.set_exception(error)
+
+
+class _Connections:
+    """The connections of one exchange; its end cuts them off, so that no thread goes on waiting for them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: list[socket.socket] | None = []
+
+    def add(self, connection: socket.socket) -> None:
+        """Take note of one. Raises TimeoutError if the exchange has ended."""
+        with self._lock:
+            if self._open is None:
+                raise TimeoutError
+            # A descriptor of our own, which nobody else closes meanwhile.
+            self._open.append(socket.fromfd(connection.fileno(), connection.family, connection.type))
+
+    def close(self) -> None:
+        """Cut them all off."""
+        with self._lock:
+            ours, self._open = self._open or [], None
+        for connection in ours:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
+
+
+class _Connection(HTTPConnection):
+    def __init__(self, connections: _Connections, host: str, **options: Any) -> None:
+        super().__init__(host, **options)
+        self._connections = connections
+
+    def send(self, data: Any) -> None:
+        """Send as the base class does, on a connection that can be cut off (also while a proxy is asked for it)."""
+        if self.sock is None:
+            self.connect()
+        self._connections.add(self.sock)
+        super().send(data)
+
+
+class _TlsConnection(_Connection, HTTPSConnection):
+    pass
+
+
+class _Handler(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+    """Opens such connections; proxies and redirects are urllib's business, as always."""
+
+    def __init__(self, connections: _Connections) -> None:
+        super().__init__()
+        self._connections = connections
+
+    def http_open(self, req: urllib.request.Request) -> HTTPResponse:
+        """Open `http://`."""
+        return self.do_open(lambda host, **options: _Connection(self._connections, host, **options), req)
+
+    def https_open(self, req: urllib.request.Request) -> HTTPResponse:
+        """Open `https://`."""
+        return self.do_open(lambda host, **options: _TlsConnection(self._connections, host, **options), req)

@@ -6,14 +6,19 @@ A recording appears whole or not at all: it is written beside its name and then 
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 import re
+import stat
+import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from observe.errors import ObserveError
+from observe.errors import ObserveError, RecordingError
 from observe.exporter.sinks import Delivery, Sink
 from observe.model import EventBatch, Note, NoteKind, Run
 from observe.recording import RecordingWriter
@@ -24,6 +29,7 @@ _WAITING = 16
 #: Of our names alone anything is removed.
 _NAME = re.compile(r"\d{8}T\d{9}Z-[a-z]+-[0-9a-z]{1,12}(-\d+)?\.observe")
 _PART = ".part"
+_PART_NAME = re.compile(rf"\.{_NAME.pattern}{re.escape(_PART)}")
 KEPT, REMOVED, TOO_LARGE = "kept", "removed", "too_large"
 
 
@@ -41,26 +47,28 @@ class FlightRecorder(Sink):
         self._most_bytes = most_bytes
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            probe = folder / f".observe{_PART}"
-            probe.touch(mode=0o600)
-            for left in folder.glob(f".*{_PART}"):  # what a crash has cut off
-                left.unlink(missing_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass  # only whether it can be made
+            for path in folder.iterdir():
+                if _PART_NAME.fullmatch(path.name):  # what a crash has cut off
+                    _remove_part(path)
         except OSError as error:
-            raise ObserveError(
-                f"{folder}: cannot keep recordings there: {error.strerror}; choose another --keep"
-            ) from error
+            raise _cannot_keep(folder, error) from error
 
     def wants(self, run: Run) -> bool:
         """Whether it was slow."""
         return run.duration_ns >= self.slower_than_ns
 
     def deliver(self, deliveries: Sequence[Delivery]) -> Mapping[str, int]:
-        """Write their recordings, then make room."""
+        """Write their recordings, then make room. Raises ObserveError that says what is wrong with the folder."""
         counts: Counter[str] = Counter()
-        for delivery in deliveries:
-            size_bytes = self._write(delivery)
-            counts[KEPT if size_bytes <= self._most_bytes else TOO_LARGE] += 1
-            counts[REMOVED] += self._make_room()
+        try:
+            for delivery in deliveries:
+                size_bytes = self._write(delivery)
+                counts[KEPT if size_bytes <= self._most_bytes else TOO_LARGE] += 1
+                counts[REMOVED] += self._make_room()
+        except (RecordingError, OSError) as error:
+            raise _cannot_keep(self.folder, error) from error
         return counts
 
     def _write(self, delivery: Delivery) -> int:
@@ -77,8 +85,7 @@ class FlightRecorder(Sink):
             if size_bytes <= self._most_bytes:
                 part.rename(self.folder / name)
         finally:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
+            _remove_part(part)
         return size_bytes
 
     def _free_name(self, run: Run) -> str:
@@ -96,7 +103,9 @@ class FlightRecorder(Sink):
         for path in sorted(self.folder.iterdir()):
             if _NAME.fullmatch(path.name):
                 with suppress(OSError):
-                    sizes[path] = path.stat().st_size
+                    status = path.lstat()
+                    if stat.S_ISREG(status.st_mode):
+                        sizes[path] = status.st_size
         total, removed = sum(sizes.values()), 0
         for path, size_bytes in sizes.items():
             if total <= self._most_bytes:
@@ -110,6 +119,30 @@ class FlightRecorder(Sink):
 def events_of(run: Run) -> EventBatch:
     """The events of a run in the order in which they arrived: by their end."""
     return EventBatch.of(sorted((event for _, event in run.events), key=lambda event: event.end_ns))
+
+
+def _remove_part(path: Path) -> None:
+    """Remove a recording that was not finished, unless it is no file, or some recorder is still writing it."""
+    with suppress(OSError):
+        # O_NONBLOCK: opening somebody's pipe must not wait for its other end.
+        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if stat.S_ISREG(os.fstat(fd).st_mode):
+                path.unlink()
+        finally:
+            os.close(fd)
+
+
+def _cannot_keep(folder: Path, error: RecordingError | OSError) -> ObserveError:
+    """What is wrong with the folder, and what to do: the recorder's own advice is for `record -o`."""
+    cause = error.__cause__ if isinstance(error, RecordingError) else error
+    if not isinstance(cause, OSError) or isinstance(cause, BlockingIOError):
+        # It is about one file: its name is taken, or another recorder writes it.
+        return ObserveError(str(error).replace("another place with -o", "another --keep"))
+    full = cause.errno in {errno.ENOSPC, errno.EDQUOT}
+    advice = "make room there, or lower --keep-bytes" if full else "choose another --keep"
+    return ObserveError(f"{folder}: {cause.strerror}; {advice}")
 
 
 def _last_ns(run: Run) -> int:

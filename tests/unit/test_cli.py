@@ -200,6 +200,21 @@ def test_a_reader_that_leaves_early_hears_no_complaint():
     assert done.stderr == ""
 
 
+def test_the_exit_code_is_the_same_when_nobody_reads_stderr():
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "observe", "serve", "--listen", "0.0.0.0:0"],
+            stderr=writing,
+            check=False,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+    finally:
+        os.close(writing)
+    assert done.returncode == 2
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 @pytest.mark.parametrize("arguments", [["--version"], ["phases"], ["phases", "-f", "json"]])
 def test_a_full_disk_is_said_once(arguments):

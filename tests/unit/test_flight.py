@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import sys
 import threading
 from dataclasses import replace
 
 import pytest
-from made import made_run
+from made import made_events, made_run
 from streams import MS, create, header, identity, start, stream
 
-from observe.errors import ObserveError, RecordingError
+from observe.errors import ObserveError
 from observe.exporter import flight
 from observe.exporter.flight import FlightRecorder
 from observe.exporter.live import Live
@@ -18,6 +21,7 @@ from observe.exporter.sinks import Sink, Stream
 from observe.exporter.snapshot import Condition
 from observe.model import Note, NoteKind
 from observe.phases import load
+from observe.recording import RecordingWriter
 from observe.reports.assemble import assemble
 
 STREAM = Stream(header(), ())
@@ -156,19 +160,79 @@ def test_a_crash_in_the_middle_leaves_nothing_that_looks_like_a_recording(tmp_pa
     assert names(tmp_path) == []
 
 
-def test_a_disk_that_refuses_is_counted_and_said_once(tmp_path, monkeypatch, capsys):
+OURS = "20231114T221322000Z-start-0123456789ab"
+
+
+def test_only_what_a_crash_of_ours_has_left_is_removed(tmp_path):
+    (tmp_path / f".{OURS}.observe.part").write_bytes(b"OBSERVE")
+    others = {".vimrc.part", ".observe.part", f"{OURS}.observe.part", f".x{OURS}.observe.part", f".{OURS}.part"}
+    for name in others:
+        (tmp_path / name).write_bytes(b"mine")
+    (tmp_path / f".{OURS}-2.observe.part").mkdir()
+    (tmp_path / f".{OURS}-3.observe.part").symlink_to(tmp_path / ".vimrc.part")
+    os.mkfifo(tmp_path / f".{OURS}-4.observe.part")
+    unfit = {f".{OURS}-{number}.observe.part" for number in (2, 3, 4)}
+    FlightRecorder(tmp_path, 0)
+    assert set(names(tmp_path)) == others | unfit
+
+
+def test_what_another_recorder_is_writing_stays(tmp_path):
+    part = tmp_path / f".{OURS}.observe.part"
+    with RecordingWriter(part, header()):
+        FlightRecorder(tmp_path, 0)
+        assert part.exists()
+    FlightRecorder(tmp_path, 0)
+    assert not part.exists()
+
+
+def test_two_recorders_of_one_folder_do_not_take_each_others_files(tmp_path, capsys):
     recorder = FlightRecorder(tmp_path, 0)
+    part = tmp_path / f".{recorder._free_name(slow_run(0))}.part"
+    with RecordingWriter(part, header()):
+        recorder.start()
+        recorder.offer(slow_run(0), STREAM)
+        recorder.close()
+        assert names(tmp_path) == [part.name]
+    assert recorder.results()["failed"] == 1
+    said = "another recorder is writing it; choose another --keep"
+    assert capsys.readouterr().err == f"observe: flight_recorder: cannot write {part}: {said}\n"
 
-    def refuse(*_):
-        raise RecordingError("cannot write x: No space left on device")
 
-    monkeypatch.setattr(flight, "RecordingWriter", refuse)
+def test_a_folder_with_the_name_of_a_recording_is_none(tmp_path):
+    (tmp_path / f"{OURS}.observe").mkdir()
+    recorder = FlightRecorder(tmp_path, 0, 10)
+    assert deliver(recorder, slow_run(0)) == [{"too_large": 1, "removed": 0}]
+    assert names(tmp_path) == [f"{OURS}.observe"]
+
+
+@pytest.mark.parametrize(
+    ("refusal", "said"),
+    [
+        (("pwrite", errno.ENOSPC), "No space left on device; make room there, or lower --keep-bytes"),
+        (("fdatasync", errno.EDQUOT), "Disk quota exceeded; make room there, or lower --keep-bytes"),
+        (("open", errno.EROFS), "Read-only file system; choose another --keep"),
+        (("rename", errno.EACCES), "Permission denied; choose another --keep"),
+    ],
+)
+def test_a_disk_that_refuses_is_counted_and_said_once(refusal, said, tmp_path, monkeypatch, capsys):
+    call, number = refusal
+    recorder = FlightRecorder(tmp_path, 0)
+    real_open = os.open
+
+    def refuse(path, *arguments, **_options):
+        if call == "open" and not str(path).endswith(".part"):
+            return real_open(path, *arguments)
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, call, refuse)
     recorder.start()
     for seed in range(3):
         recorder.offer(slow_run(seed), STREAM)
     recorder.close()
+    monkeypatch.undo()
     assert recorder.results() == {"kept": 0, "removed": 0, "too_large": 0, "failed": 3, "dropped": 0}
-    assert capsys.readouterr().err == "observe: flight_recorder: cannot write x: No space left on device\n"
+    assert capsys.readouterr().err == f"observe: flight_recorder: {tmp_path}: {said}\n"
+    assert names(tmp_path) == []
 
 
 def test_a_folder_that_cannot_be_written_is_said_before_anything_starts(tmp_path):
@@ -199,3 +263,78 @@ def test_a_sink_that_is_slow_drops_and_the_recorder_does_not_wait():
     held.set()
     sink.close()
     assert sink.results() == {"done": 4, "failed": 0, "dropped": 7}
+
+
+class Direct(Sink):
+    """Delivers when it is told to; `deliver` is what it is made with."""
+
+    def __init__(self, deliver, **options):
+        super().__init__("direct", ("done",), **options)
+        self._how = deliver
+
+    def wants(self, run):
+        return run is not None
+
+    def deliver(self, deliveries):
+        return self._how(deliveries)
+
+
+def with_events(count):
+    run = slow_run(0)
+    return replace(run, events=tuple(made_events(run, count)))
+
+
+def test_what_a_sink_holds_is_bounded_by_events_too():
+    during = []
+
+    def deliver(deliveries):
+        sink.offer(with_events(3), STREAM)
+        during.append(sink.results()["dropped"])
+        return {"done": len(deliveries)}
+
+    sink = Direct(deliver, waiting=100, batch=100, events=10)
+    for count in (4, 4, 3, 2):
+        sink.offer(with_events(count), STREAM)
+    assert sink.results()["dropped"] == 1
+    sink.offer(slow_run(0), STREAM)
+    assert sink.results()["dropped"] == 1
+    sink._turn()
+    assert during == [2]  # what is being delivered is still held
+    sink.offer(with_events(10), STREAM)
+    assert sink.results() == {"done": 4, "failed": 0, "dropped": 2}
+
+
+def test_a_fault_of_a_delivery_is_counted_and_said_once_and_the_next_one_comes(capsys):
+    faults = iter([ValueError("no\nnumber"), KeyError("x"), ObserveError("refused")])
+
+    def deliver(deliveries):
+        for fault in faults:
+            raise fault
+        return {"done": len(deliveries)}
+
+    sink = Direct(deliver, waiting=10)
+    sink.start()
+    for seed in range(5):
+        sink.offer(slow_run(seed), STREAM)
+    sink.close()
+    assert sink.results() == {"done": 2, "failed": 3, "dropped": 0}
+    assert capsys.readouterr().err == "observe: direct: unexpected ValueError: no\\x0anumber\n"
+
+
+def test_a_failure_that_nobody_hears_of_ends_nothing(monkeypatch):
+    class Gone:
+        def write(self, _text):
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    def deliver(deliveries):
+        if deliveries[0].run.wall_time_ns == slow_run(0).wall_time_ns:
+            raise ObserveError("refused")
+        return {"done": len(deliveries)}
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    sink = Direct(deliver, waiting=10)
+    sink.start()
+    for seed in range(3):
+        sink.offer(slow_run(seed), STREAM)
+    sink.close()
+    assert sink.results() == {"done": 2, "failed": 1, "dropped": 0}

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import re
+import socket
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -24,6 +26,7 @@ from situations import BAD_NAME, SITUATIONS, situation
 from streams import container_id
 
 from observe.__main__ import main
+from observe.errors import ObserveError
 from observe.escape import printable
 from observe.export import otlp, otlp_http
 from observe.model import Evidence
@@ -325,13 +328,92 @@ def test_an_endpoint_that_cannot_be_reached_is_one_line(endpoint, tmp_path, caps
     assert line.startswith(f"observe: {endpoint} cannot be reached: ")
 
 
-@pytest.mark.parametrize("text", ["novalue", "=x", "a=b,c", "a=secret%0Ax", "a=secret%C3%A9"])
-def test_headers_that_are_no_list_are_one_line(text, monkeypatch, receiver, tmp_path, capsys):
+class Endless:
+    """Answers one request with `head`, then with as many pieces as `most`, one each `pause_seconds`; 0: is silent."""
+
+    def __init__(self, head, piece=b"", *, most=0, pause_seconds=0.0):
+        self.pieces = 0
+        self._answer = (head, piece, most, pause_seconds)
+        self._gone = threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.endpoint = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._gone.set()
+        self._thread.join()
+        self._listener.close()
+
+    def _serve(self):
+        head, piece, most, pause_seconds = self._answer
+        connection, _ = self._listener.accept()
+        with connection:
+            connection.recv(1 << 16)
+            try:
+                connection.sendall(head)
+                while self.pieces < most and not self._gone.wait(pause_seconds):
+                    connection.sendall(piece)
+                    self.pieces += 1
+            except OSError:
+                pass  # the client has left
+            if not most:
+                self._gone.wait(60)
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "piece", "most"),
+    [(b"", b"", 0), (OK + b"X: ", b"x", 500), (OK + b"\r\n", b"\0", 500), (b"", b"HTTP/1.1 100 C\r\n\r\n", 500)],
+    ids=["silent", "headers", "body", "continue"],
+)
+def test_an_answer_has_one_deadline_however_slowly_it_drips(head, piece, most):
+    with Endless(head, piece, most=most, pause_seconds=0.02) as collector:
+        with pytest.raises(ObserveError, match=rf"^{collector.endpoint} cannot be reached: no whole answer within 0.2"):
+            otlp_http.send(collector.endpoint, b"", timeout_seconds=0.2)
+        for thread in threading.enumerate():
+            if thread.name == "otlp":
+                thread.join(60)
+        assert collector.pieces < 500  # it was cut off: nobody waits for the rest
+
+
+def test_an_answer_without_an_end_is_not_read_and_one_line(tmp_path, capsys):
+    with Endless(OK + b"\r\n", b"\0" * (1 << 20), most=64) as collector:
+        assert main(["export", str(situation("one run", tmp_path)), "-t", "otlp", "-o", collector.endpoint]) == 1
+    assert collector.pieces < 64
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"observe: {collector.endpoint}/v1/traces answered more than 64 KiB; ")
+
+
+def test_an_export_to_an_endpoint_that_drips_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(otlp_http, "send", partial(otlp_http.send, timeout_seconds=0.2))
+    with Endless(OK + b"\r\n", b"\0", most=100, pause_seconds=0.02) as collector:
+        assert main(["export", str(situation("one run", tmp_path)), "-t", "otlp", "-o", collector.endpoint]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no whole answer within 0.2 s" in line
+
+
+def test_an_answer_that_is_cut_off_is_no_answer():
+    with Endless(OK + b"Content-Length: 9\r\n\r\nabc") as collector:
+        collector._gone.set()
+        with pytest.raises(ObserveError, match="IncompleteRead"):
+            otlp_http.send(collector.endpoint, b"")
+
+
+@pytest.mark.parametrize(
+    "text", ["novalue", "=x", "a=b,c", "a=secret%0Ax", "a=secret%C3%A9", "a%20b=secret", "a:b=secret"]
+)
+def test_headers_that_are_no_list_are_wrong_usage_in_one_line(text, monkeypatch, receiver, tmp_path, capsys):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", text)
-    assert main(["export", str(situation("one run", tmp_path)), "-t", "otlp", "-o", receiver.endpoint]) == 1
-    err = capsys.readouterr().err
-    assert "OTEL_EXPORTER_OTLP_HEADERS" in err
-    assert "secret" not in err
+    assert main(["export", str(situation("one run", tmp_path)), "-t", "otlp", "-o", receiver.endpoint]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "OTEL_EXPORTER_OTLP_HEADERS" in line
+    assert "secret" not in line
     assert receiver.posts == []
 
 

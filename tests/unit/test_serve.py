@@ -3,10 +3,17 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from pathlib import Path
+
+import pytest
 from streams import header
 
+from observe.__main__ import main
 from observe.collectors.session import SessionOptions
 from observe.commands.serve import _UNWATCHED_BATCH_SECONDS, _Recorder, _Stop
+from observe.errors import HostCannotError
 from observe.exporter.live import Live
 from observe.model import Note, NoteKind
 from observe.phases import load
@@ -68,6 +75,45 @@ def test_what_is_not_as_it_should_be_is_said_once_and_not_for_each_session(capsy
     assert lines.count("observe: attached to dockerd 20.10.24") == 3
     assert lines.count("observe: the engine has ended: waiting for it to come back") == 2
     assert lines[-1] == "observe: stopping"
+
+
+def test_it_goes_on_when_nobody_takes_what_it_says(monkeypatch):
+    reading, writing = os.pipe()
+    os.close(reading)
+    stop, sessions = _Stop(-1), iter(range(3))
+
+    def then():
+        stop.requested = next(sessions) == 2
+
+    with os.fdopen(writing, "w") as gone:
+        monkeypatch.setattr(sys, "stderr", gone)
+        _Recorder(Follower(then, "one"), Live(load(), ()), stop).run()
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), writing)  # closing would write the rest
+    assert next(sessions, None) is None
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "headers", "named"),
+    [
+        ("http://", "", "http:// is no endpoint"),
+        ("https:///v1/traces", "", "is no endpoint"),
+        ("http://:4318", "", "is no endpoint"),
+        ("http://h:port", "", "is no endpoint"),
+        ("http://[", "", "is no endpoint"),
+        ("collector:4318", "", "is no endpoint"),
+        ("http://127.0.0.1:4318", "Authorization", "OTEL_EXPORTER_OTLP_HEADERS"),
+    ],
+)
+def test_where_traces_cannot_go_is_wrong_usage_on_any_host(endpoint, headers, named, monkeypatch, capsys):
+    def refuse(_checks):
+        raise HostCannotError("this host cannot")
+
+    monkeypatch.setattr("observe.commands.serve.host.require", refuse)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", headers)
+    assert main(["serve", "--otlp-endpoint", endpoint]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert named in line
 
 
 class Staying(Follower):
