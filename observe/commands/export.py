@@ -80,9 +80,15 @@ def _otlp(_file: Path, report: Report, out: str | None) -> None:
         _write_bytes(out, b"".join(otlp.requests(report)))
         return
     headers = otlp_http.headers_of(os.environ.get("OTEL_EXPORTER_OTLP_HEADERS", ""))
-    rejected = sum(otlp_http.send(out, request, headers) for request in otlp.requests(report))
+    replies = [otlp_http.send(out, request, headers) for request in otlp.requests(report)]
+    said = Page().safe(next((reply.message for reply in replies if reply.message), ""))
+    rejected = sum(reply.rejected_spans for reply in replies)
     if rejected:
-        raise ObserveError(f"{out} rejected {rejected} spans and took the others; see its log for the reason")
+        raise ObserveError(
+            f"{out} rejected {rejected} spans and took the others: {said or 'it did not say why, its log may'}"
+        )
+    if said:
+        print(f"observe: warning: {out} took all, and says: {said}", file=sys.stderr)
 
 
 def _parquet(file: Path, report: Report, out: str | None) -> None:

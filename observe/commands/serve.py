@@ -153,7 +153,7 @@ def _traces(endpoint: str) -> TraceSink:
     if not (otlp_http.is_endpoint(endpoint) and otlp_http.has_host(endpoint)):
         raise UsageError(f"{endpoint} is no endpoint: write it like http://127.0.0.1:4318")
     headers = otlp_http.headers_of(os.environ.get("OTEL_EXPORTER_OTLP_HEADERS", ""))
-    return TraceSink(otlp.requests, lambda request: otlp_http.send(endpoint, request, headers))
+    return TraceSink(otlp.requests, lambda request: otlp_http.send(endpoint, request, headers).rejected_spans)
 
 
 @dataclass(slots=True)

@@ -45,6 +45,7 @@ class Receiver(HTTPServer):
         self.posts = []
         self.status = 200
         self.answer = ExportTraceServiceResponse().SerializeToString()
+        self.headers = {"Content-Type": "application/x-protobuf"}
 
     @property
     def endpoint(self):
@@ -61,6 +62,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.posts.append((self.path, self.headers, body))
         self.send_response(self.server.status)
         self.send_header("Content-Length", str(len(self.server.answer)))
+        for name, value in self.server.headers.items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(self.server.answer)
 
@@ -290,7 +293,7 @@ def test_many_runs_go_in_batches(receiver):
     runs = [made_run(30, seed, wall_time_ns=10**18 + seed) for seed in range(40)]
     report = made_report(*runs)
     for request in otlp.requests(report):
-        assert otlp_http.send(receiver.endpoint, request) == 0
+        assert otlp_http.send(receiver.endpoint, request) == otlp_http.Reply()
     sizes = [len(spans_of(request)) for request in receiver.requests]
     assert sum(sizes) == 40 * 31
     assert max(sizes) <= otlp.BATCH_SPANS < 2 * max(sizes)
@@ -298,24 +301,74 @@ def test_many_runs_go_in_batches(receiver):
     assert len({span.trace_id for span in spans_of(whole)}) == 40
 
 
-@pytest.mark.parametrize("status", [400, 404, 503])
-def test_an_endpoint_that_refuses_is_one_line(status, receiver, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("status", "advice"),
+    [(400, "is it an OTLP rec"), (404, "is it an OTLP rec"), (429, "it is busy"), (503, "it is busy")],
+)
+def test_an_endpoint_that_refuses_is_one_line(status, advice, receiver, tmp_path, capsys):
     receiver.status = status
     assert main(["export", str(situation("one run", tmp_path)), "-t", "otlp", "-o", receiver.endpoint]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert re.match(rf"observe: {receiver.endpoint}/v1/traces answered {status} .*; is it an OTLP receiver", line)
+    assert re.match(rf"observe: {receiver.endpoint}/v1/traces answered {status} .*; {advice}", line)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_receiver_that_is_elsewhere_is_no_success_and_named(status, receiver, tmp_path, capsys):
+    receiver.status, receiver.headers = status, {"Location": f"{receiver.endpoint}/elsewhere"}
+    assert main(["export", str(situation("one run", tmp_path)), "-t", "otlp", "-o", receiver.endpoint]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"; it is elsewhere: name {receiver.endpoint}/elsewhere instead")
+    assert len(receiver.posts) == 1
+
+
+def test_a_web_page_is_no_receiver(receiver, tmp_path, capsys):
+    receiver.answer, receiver.headers = b"<!doctype html>", {"Content-Type": "text/html; charset=utf-8"}
+    assert main(["export", str(situation("one run", tmp_path)), "-t", "otlp", "-o", receiver.endpoint]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "answered with a web page; is it an OTLP receiver" in line
+
+
+@pytest.mark.parametrize("out", ["localhost:4318", "grpc://localhost:4317", "collector.example:4318/v1/traces"])
+def test_what_was_meant_as_an_endpoint_makes_no_file(out, tmp_path, monkeypatch, capsys):
+    path = situation("one run", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    before = {*tmp_path.iterdir()}
+    assert main(["export", str(path), "-t", "otlp", "-o", out]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("begin it with http:// or https://")
+    assert {*tmp_path.iterdir()} == before
+
+
+def test_an_endpoint_may_be_written_in_capitals_and_takes_no_password(receiver, tmp_path, capsys):
+    path = str(situation("one run", tmp_path))
+    assert main(["export", path, "-t", "otlp", "-o", receiver.endpoint.replace("http", "HTTP")]) == 0
+    assert len(receiver.posts) == 1
+    assert main(["export", path, "-t", "otlp", "-o", receiver.endpoint.replace("//", "//me:hidden@")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "OTEL_EXPORTER_OTLP_HEADERS" in line
+    assert "hidden" not in line
 
 
 def test_spans_that_are_rejected_are_told(receiver, tmp_path, capsys):
-    rejected = ExportTracePartialSuccess(rejected_spans=3)
+    rejected = ExportTracePartialSuccess(rejected_spans=3, error_message="too \x1bold")
     receiver.answer = ExportTraceServiceResponse(partial_success=rejected).SerializeToString()
     assert main(["export", str(situation("one run", tmp_path)), "-t", "otlp", "-o", receiver.endpoint]) == 1
-    assert "rejected 3 spans" in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("rejected 3 spans and took the others: too \\x1bold")
+
+
+def test_what_a_receiver_warns_of_is_told(receiver, tmp_path, capsys):
+    warned = ExportTracePartialSuccess(error_message="slow down")
+    receiver.answer = ExportTraceServiceResponse(partial_success=warned).SerializeToString()
+    assert main(["export", str(situation("one run", tmp_path)), "-t", "otlp", "-o", receiver.endpoint]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        f"observe: warning: {receiver.endpoint} took all, and says: slow down"
+    ]
 
 
 def test_an_answer_that_is_none_of_otlp_is_no_error(receiver):
     receiver.answer = b"thank you"
-    assert otlp_http.send(receiver.endpoint, b"") == 0
+    assert otlp_http.send(receiver.endpoint, b"") == otlp_http.Reply()
 
 
 @pytest.mark.parametrize("endpoint", ["http://[", "http://127.0.0.1:bad", "http://no such host.invalid", "closed"])
