@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from itertools import chain, product
 from typing import Any
@@ -110,12 +110,26 @@ def _free(wanted: str, taken: set[str]) -> str:
 
 
 def pairs_of(arms: Sequence[Arm]) -> tuple[tuple[Arm, Arm], ...]:
-    """What is held against what, (base, new): the first against each other one, and unattached against attached."""
+    """What is held against what, (base, new): pairs that differ in one setting, or in none.
+
+    Unattached against attached; then each arm against those that have one setting from the first arm and all else as
+    it has itself. Of arms that differ in two things nobody could tell which of them made the difference.
+    """
     observed, blind = ([arm for arm in arms if arm.attached is attached] for attached in (True, False))
-    if observed and blind:
-        cost = list(zip(blind, observed, strict=True))
-        return (*cost, *((observed[0], other) for other in observed[1:]))
-    return tuple((arms[0], other) for other in arms[1:])
+    cost = zip(blind, observed, strict=True) if observed and blind else ()
+    held = observed or blind
+    return (*cost, *((base, new) for new in held[1:] for base in _bases(new, held)))
+
+
+def _bases(new: Arm, arms: Sequence[Arm]) -> Iterator[Arm]:
+    """What an arm is held against: with one setting as the first arm has it; the first itself, if it is its equal."""
+    first = arms[0]
+    owners = {replace(arm, name=""): arm for arm in reversed(arms)}
+    changed = [name for name, value in first.settings().items() if getattr(new, name) != value]
+    for name in changed:
+        yield owners[replace(new, name="", **{name: getattr(first, name)})]
+    if not changed:
+        yield first
 
 
 def turns_of(arms: Sequence[Arm], runs: int, concurrency: int, warmup: int, seed: int) -> tuple[Turn, ...]:

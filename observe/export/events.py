@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from observe.model import Event, EventBatch, Item, Kind, Mark, NoteKind, Run
 
 #: What tells events apart: a thread does one thing at a time.
 _KEY = np.dtype([("time_ns", "<u8"), ("tid", "<u4"), ("kind", "<u2")])
+_OWNER = np.dtype([("run", "<i4"), ("phase", "<i4")])
 _LABELS = {0: ""} | {kind.value: kind.label for kind in Kind}
 _FUNCTIONS = (Kind.FUNCTION_ENTRY, Kind.FUNCTION_RETURN)
 #: A number that an event has room for.
@@ -59,16 +60,19 @@ class EventTable:
 
 def table(items: Iterable[Item], runs: Sequence[Run]) -> EventTable:
     """The events of a recording, given as its items, and which belong to its runs, which brought their own along."""
-    batches: list[EventBatch] = []
     functions = {0: ""}
-    for item in items:
-        if isinstance(item, EventBatch):
-            batches.append(item)
-        elif item.kind is NoteKind.FUNCTION and 0 < int(item.data.get("number", 0)) <= _MAX_FUNCTION:
-            functions[int(item.data["number"])] = str(item.data["name"])
-    events = EventBatch.concat(batches)
+    events = EventBatch.concat(_batches(items, functions))
     symbols = tuple(functions.get(number, "") for number in range(max(functions) + 1))
     return EventTable(events, *_owners(events, runs), symbols)
+
+
+def _batches(items: Iterable[Item], functions: dict[int, str]) -> Iterator[EventBatch]:
+    """The batches, one at a time: a long recording's are not held twice. Puts aside the functions by their numbers."""
+    for item in items:
+        if isinstance(item, EventBatch):
+            yield item
+        elif item.kind is NoteKind.FUNCTION and 0 < int(item.data.get("number", 0)) <= _MAX_FUNCTION:
+            functions[int(item.data["number"])] = str(item.data["name"])
 
 
 def _owners(
@@ -76,16 +80,19 @@ def _owners(
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], tuple[str, ...]]:
     """Run and phase of each event, and what the numbers of the phases mean."""
     phases = {"": 0}
-    owners = [
-        (number, phases.setdefault(phase, len(phases))) for number, run in enumerate(runs) for phase, _ in run.events
-    ]
     owned = [event for run in runs for _, event in run.events]
-    place = _find(events.rows, np.array([(event.time_ns, event.tid, event.kind) for event in owned], dtype=_KEY))
+    owners = np.fromiter(
+        ((number, phases.setdefault(phase, len(phases))) for number, run in enumerate(runs) for phase, _ in run.events),
+        dtype=_OWNER,
+        count=len(owned),
+    )
+    keys = ((event.time_ns, event.tid, event.kind) for event in owned)
+    place = _find(events.rows, np.fromiter(keys, dtype=_KEY, count=len(owned)))
     for index, row in _find_file_events(events, owned):
         place[index] = row
     run, phase = np.full(len(events), -1, dtype=np.int32), np.zeros(len(events), dtype=np.int32)
     found = place >= 0
-    run[place[found]], phase[place[found]] = np.array(owners, dtype=np.int32).reshape(-1, 2)[found].T
+    run[place[found]], phase[place[found]] = owners["run"][found], owners["phase"][found]
     return run, phase, tuple(phases)
 
 

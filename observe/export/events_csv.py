@@ -2,7 +2,7 @@
 """Events as comma-separated values (RFC 4180), one row an event: what `report -f csv`, a row a phase, sums up.
 
 `run` and `phase` are those of the report, empty for an event of no operation; `function` is the Go function of an entry
-or a return. The other columns are those of `observe.open(…).events`, with the arguments of an exec as a shell would
+or a return. The columns are those of `observe.open(…).events`, with the arguments of an exec as a shell would
 take them. Text is escaped as in the report's csv: a row is one line, and nothing that a spreadsheet would calculate.
 """
 

@@ -92,6 +92,15 @@ PHASE_COLUMNS = (
     Column("storage_driver", _TEXT, "", "storage driver of dockerd", "origin.storage_driver"),
 )
 
+_RET = (
+    "return value, negative errno on failure; child of a fork; thread that called the exec; HTTP status of an answer; "
+    "cookie of an inotify move; of a function: bytes from its goroutine's stack's end to its frame, 0: unknown"
+)
+_FLAGS = (
+    "flags of a call, operation of a seccomp, netlink message of a sendto; mask of an inotify event; "
+    "of a function: its number, below 16 bits (Go before 1.17: the stack pointer above)"
+)
+
 EVENT_COLUMNS = (
     Column("run", pa.int32(), "", "number of the run, as in the phases; null: of no operation"),
     Column("phase", _TEXT, "", "the innermost phase; null: of no operation"),
@@ -100,8 +109,8 @@ EVENT_COLUMNS = (
     Column("kind", _TEXT, "", "the kernel's name of it: mount, sched_process_exec; api_request, inotify …"),
     Column("function", _TEXT, "", "the Go function of a function_entry or function_return"),
     Column("goroutine", pa.uint64(), "", "Go's g pointer; 0: unknown"),
-    Column("ret", pa.int64(), "", "return value, negative errno on failure; child of a fork; HTTP status of an answer"),
-    Column("flags", pa.uint64(), "", "flags of a call; mask of an inotify event"),
+    Column("ret", pa.int64(), "", _RET),
+    Column("flags", pa.uint64(), "", _FLAGS),
     Column("pid", pa.uint32(), "", "process, in the initial pid namespace; 0: unknown"),
     Column("tid", pa.uint32(), "", "thread, in the initial pid namespace; 0: unknown"),
     Column("fd", pa.int32(), "", "descriptor argument; -1: none"),

@@ -115,8 +115,9 @@ def warnings(comparison: Comparison) -> Iterator[str]:
 def legend(comparison: Comparison) -> str:
     """How the numbers came about, and what it takes."""
     needed = f"needs {comparison.needed_runs} runs that go well in each arm"
-    if not comparison.tests:
-        return f"medians of runs that went well; an answer {needed}: fewer could differ altogether and still by chance"
+    if not comparison.is_tested:
+        among = f" (Holm over {comparison.tests} tests)" if comparison.tests else ""
+        return f"medians of runs that went well; an answer{among} {needed}: fewer may differ altogether by chance"
     return (
         f"medians of runs that went well, with {CONFIDENCE:.0%} intervals of their difference ({RESAMPLES:,} bootstrap "
         f"resamples); marked so that of 100 comparisons of equals at most {ALPHA * 100:.0f} would mark anything "

@@ -133,9 +133,15 @@ class Comparison:
     new: Arm
     differences: tuple[Difference, ...]
     operations: tuple[OperationComparison, ...]
-    #: How many rows were tested, and how many runs an arm needs to be: enough for a test of each row there is.
+    #: How many tests there are if only the runs are enough: all p-values are corrected for so many.
     tests: int
+    #: How many runs in each arm that takes.
     needed_runs: int
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether any row had runs enough."""
+        return any(row.p is not None for one in self.operations for row in one.rows)
 
 
 def compare(base: Arm, new: Arm) -> Comparison:
@@ -143,14 +149,17 @@ def compare(base: Arm, new: Arm) -> Comparison:
     operations = dict.fromkeys(run.operation for arm in (base, new) for run in arm.report.runs)
     runs = {name: (_compared(base, name), _compared(new, name)) for name in operations}
     pairs = {name: tuple(pairs_of(name, *arms)) for name, arms in runs.items()}
-    # All operations are one family: who asks whether anything changed asks once.
-    family = [pair for members in pairs.values() for pair in members]
-    needed = smallest_runs(len(family) + sum(pair.has_own for pair in family))
-    tested = [pair for pair in family if pair.comparable and pair.n >= needed]
-    by_own = [pair for pair in tested if pair.has_own and pair.same_within]
+    # All operations are one family: who asks whether anything changed asks once. How many tests it has is settled
+    # before any is made, and a row with too few runs counts among them: how many it needs follows from their number.
+    family = [pair for members in pairs.values() for pair in members if pair.comparable]
+    tests = len(family) + sum(map(_is_tested_by_own, family))
+    needed = smallest_runs(tests)
+    tested = [pair for pair in family if pair.n >= needed]
+    by_own = [*filter(_is_tested_by_own, tested)]
     p_values = holm(
         [rank_test(pair.base.durations_ns, pair.new.durations_ns) for pair in tested]
-        + [rank_test(pair.base.own_ns, pair.new.own_ns) for pair in by_own]
+        + [rank_test(pair.base.own_ns, pair.new.own_ns) for pair in by_own],
+        tests,
     )
     whole_p = {(pair.operation, pair.id): p for pair, p in zip(tested, p_values, strict=False)}
     own_p = {(pair.operation, pair.id): p for pair, p in zip(by_own, p_values[len(tested) :], strict=True)}
@@ -174,7 +183,7 @@ def compare(base: Arm, new: Arm) -> Comparison:
             )
             for name, members in pairs.items()
         ),
-        tests=len(p_values),
+        tests=tests,
         needed_runs=needed,
     )
 
@@ -217,6 +226,11 @@ def _compared(arm: Arm, operation: str) -> tuple[Run, ...]:
 def _group(arm: Arm, operation: str) -> Group:
     outcomes = Counter(run.outcome for run in arm.report.runs if run.operation == operation)
     return Group(len(_compared(arm, operation)), dict(outcomes))
+
+
+def _is_tested_by_own(pair: Pair) -> bool:
+    """Whether a comparable pair is tested a second time."""
+    return pair.has_own and pair.same_within
 
 
 def _runs_suffice(runs: tuple[Sequence[Run], Sequence[Run]], needed: int) -> bool:

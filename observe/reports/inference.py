@@ -138,8 +138,8 @@ def ways_to_rank_sums(ranks: npt.NDArray[np.int64], few: int) -> Sample:
     return last
 
 
-def holm(p_values: Sequence[float]) -> tuple[float, ...]:
-    """P-values corrected for their number (Holm), in the given order.
+def holm(p_values: Sequence[float], tests: int) -> tuple[float, ...]:
+    """P-values corrected for the number of tests (Holm), in the given order; tests that are not given count as 1.
 
     Why this one: below ALPHA, the chance of even one wrong name is at most ALPHA, also beside right ones and
     whatever phases depend on each other. Benjamini-Hochberg lets wrong names in among the right ones; and Holm
@@ -148,7 +148,7 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
     corrected = [1.0] * len(p_values)
     highest = 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        highest = max(highest, min(1.0, p_values[index] * (len(p_values) - rank)))
+        highest = max(highest, min(1.0, p_values[index] * (tests - rank)))
         corrected[index] = highest
     return tuple(corrected)
 

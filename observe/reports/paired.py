@@ -42,9 +42,14 @@ class Pair:
 
     @property
     def at_floor(self) -> bool:
-        """Whether functions bound it, and in neither arm it is longer than their probes take."""
-        medians_ns = (median(self.base.durations_ns), median(self.new.durations_ns))
-        return self.new.evidence is Evidence.FUNCTION and all((median_ns or 0) < FLOOR_NS for median_ns in medians_ns)
+        """Whether functions bound it, and in so few runs for longer than their probes take that no median shows it.
+
+        However the runs were dealt to the arms, neither median would: what is tested must not depend on the outcome.
+        """
+        arms = [times.durations_ns for times in (self.base, self.new) if len(times.durations_ns)]
+        longer = sum(int(np.count_nonzero(durations_ns >= FLOOR_NS)) for durations_ns in arms)
+        evidence = (self.base.evidence, self.new.evidence)
+        return Evidence.FUNCTION in evidence and 2 * longer < min(map(len, arms))
 
     @property
     def has_own(self) -> bool:
@@ -54,14 +59,18 @@ class Pair:
     @property
     def comparable(self) -> bool:
         """Whether there is something to test, if only the runs are enough."""
-        return self.n > 0 and self.same_evidence and not self.at_floor
+        return self.same_evidence and not self.at_floor
 
 
 def pairs_of(operation: str, base: Sequence[Run], new: Sequence[Run]) -> Iterator[Pair]:
-    """Every row that was seen in either arm, in the documented order; the operation first, unattributed last."""
+    """Every row that was seen in either arm, in the documented order; the operation first, unattributed last.
+
+    An arm without any run is taken to have measured what the other did, so that it is known how many runs it takes.
+    """
     before, after = _times(operation, base), _times(operation, new)
-    same = {phase: before[phase].evidence is after[phase].evidence for phase in before.keys() & after.keys()}
-    same_functions = _uses_functions(before) == _uses_functions(after)
+    known, known_after = before or after, after or before
+    same = {phase: known[phase].evidence is known_after[phase].evidence for phase in known.keys() & known_after.keys()}
+    same_functions = _uses_functions(known) == _uses_functions(known_after)
     # What the phases leave over depends on how each of them is measured.
     same[UNATTRIBUTED] = all(same.values()) and same_functions
     order = dict.fromkeys(span.id for run in (*base, *new) for span in run.phases)

@@ -3,23 +3,28 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from situations import SITUATIONS, situation
 
 import observe
 from observe import api
 from observe.errors import RecordingError
-from observe.model import Header, Loss
+from observe.export import events
+from observe.model import SYSCALLS, Header, Loss, Note, NoteKind, Run
 from observe.phases import load
 from observe.recording import Recording, RecordingWriter
 from observe.reports.assemble import assemble
 
 THREE = Path(__file__).parents[1] / "fixtures" / "three-at-once.observe"
+FUNCTIONS = THREE.with_name("functions.observe")
 TABLES = ("runs", "phases", "events")
 
 
@@ -86,16 +91,84 @@ def test_times_become_dates(three):
     assert set(pd.to_datetime(three.runs.wall_time_ns, utc=True).dt.date.astype(str)) == {"2026-11-24"}
 
 
+@pytest.mark.parametrize("name", SITUATIONS)
+def test_events_say_whose_they_are_as_the_export_does(name, tmp_path):
+    path = situation(name, tmp_path)
+    recording = observe.open(path)
+    frame = recording.events
+    report, _ = assemble(path, load(), keep_events=True)
+    told = frame[frame.run.notna()]
+    assert Counter(zip(told.run, told.phase, told.kind, told.path, strict=True)) == Counter(
+        (number, phase, event.kind.label, event.path)
+        for number, run in enumerate(report.runs)
+        for phase, event in run.events
+    )
+    assert (frame.run.isna() == frame.phase.isna()).all()
+    table = events.table(Recording.open(path).items(), report.runs)
+    assert frame.run.fillna(-1).tolist() == table.run.tolist()
+    assert len(frame) == len(table.events)
+    # What is in the frame beside them is what was recorded.
+    plain = Recording.open(path).to_pandas()
+    assert list(frame[[*plain]].itertuples(index=False, name=None)) == list(plain.itertuples(index=False, name=None))
+
+
+@pytest.mark.parametrize("first", ["events", "phases"])
+def test_events_are_joined_to_runs_and_phases(first):
+    recording = observe.open(THREE)
+    getattr(recording, first)
+    joined = recording.events.dropna(subset="run").merge(recording.runs, left_on="run", right_index=True)
+    assert len(joined) == recording.events.run.notna().sum() > 1000
+    # inotify tells late.
+    timed = joined[joined.kind != "inotify"]
+    after_ns = timed.time_ns.astype("int64") - timed.start_ns
+    assert ((after_ns >= 0) & (after_ns <= timed.duration_ns_y)).all()
+    # As many system calls as the phases count.
+    calls = recording.events[recording.events.kind.isin([kind.label for kind in SYSCALLS])]
+    counted = calls.groupby(["run", "phase"], observed=True).size()
+    phases = recording.phases.groupby(["run", "phase"], observed=True).syscalls.sum()
+    assert counted.sum() == phases.sum() > 300
+    assert phases[phases > 0].to_dict() == counted.to_dict()
+
+
+def test_events_of_functions_have_names():
+    frame = observe.open(FUNCTIONS).events
+    of_functions = frame.kind.isin(["function_entry", "function_return"])
+    assert of_functions.sum() > 100
+    assert (frame.function.notna() == of_functions).all()
+    numbers = {
+        int(note.data["number"]): note.data["name"]
+        for note in Recording.open(FUNCTIONS).items()
+        if isinstance(note, Note) and note.kind is NoteKind.FUNCTION
+    }
+    named = frame[of_functions]
+    assert named.function.tolist() == [numbers[flags & 0xFFFF] for flags in named["flags"].tolist()]
+    assert (named.ret > 0).all()
+
+
 def test_each_table_is_made_once_and_only_when_it_is_asked_for(monkeypatch):
     calls = []
-    monkeypatch.setattr(api, "assemble", lambda *args, **more: calls.append(args) or assemble(*args, **more))
+    monkeypatch.setattr(api, "assemble", lambda *args, **more: calls.append(more) or assemble(*args, **more))
     recording = observe.open(str(THREE))
-    assert len(recording.events)
     assert calls == []
+    assert len(recording.events)
+    # Whoever has correlated it for the events knows the runs.
     for table in TABLES:
         assert getattr(recording, table) is getattr(recording, table)
     assert recording.loss != Loss()
     assert len(calls) == 1
+    other = observe.open(THREE)
+    assert len(other.runs)
+    assert [more.get("keep_events", False) for more in calls] == [True, False]
+    pd.testing.assert_frame_equal(other.runs, recording.runs)
+    pd.testing.assert_frame_equal(other.phases, recording.phases)
+    pd.testing.assert_frame_equal(other.events, recording.events)
+
+
+def test_the_events_are_not_kept_twice():
+    recording = observe.open(THREE)
+    assert len(recording.events)
+    held = [one for one in gc.get_objects() if isinstance(one, Run) and one.events]
+    assert held == []
 
 
 def test_what_is_no_recording_is_said_at_once(tmp_path):

@@ -21,8 +21,8 @@ LEFT_OF = {room: set(ROOMS[:index]) for index, room in enumerate(ROOMS)}
 LEFT_OF["export"] = set(LEFT_OF["reports"])
 LEFT_OF["exporter"] = LEFT_OF["reports"] | {"reports"}
 LEFT_OF["commands"] |= {"export", "exporter"}
-#: What notebooks import stands beside commands: it sees what reports see, and reports.
-LEFT_OF["api"] = LEFT_OF["reports"] | {"reports"}
+#: What notebooks import stands beside commands: it sees what reports see, reports, and the table of events of exports.
+LEFT_OF["api"] = LEFT_OF["reports"] | {"reports", "export"}
 #: Every room may use these; among themselves they may use what stands here.
 COMMONS = {
     "errors": set(),

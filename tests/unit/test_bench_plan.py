@@ -103,6 +103,58 @@ def test_what_is_compared():
     assert names(arms(("none",))) == []
 
 
+def settings_of(arm):
+    return (arm.image, arm.network, arm.runtime, arm.security_opt, arm.attached)
+
+
+@pytest.mark.parametrize("attach", Attach)
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"runtimes": (None, "crun")},
+        {"runtimes": (None, "crun"), "security": ((), ("seccomp=unconfined",), ("apparmor=x",))},
+        {"networks": ("none", "none"), "images": ("a", "b", "a")},
+    ],
+)
+def test_nothing_is_compared_that_differs_in_two_things(values, attach):
+    found = arms(**values, attach=attach)
+    differing = [
+        sum(one != other for one, other in zip(settings_of(base), settings_of(new), strict=True))
+        for base, new in pairs_of(found)
+    ]
+    # Equal arms are what chance is seen by; of what differs every arm has its place.
+    assert set(differing) <= {0, 1}
+    assert {arm.name for pair in pairs_of(found) for arm in pair} == {arm.name for arm in found}
+    assert len(set(pairs_of(found))) == len(pairs_of(found))
+
+
+def test_each_setting_is_held_against_what_the_first_arm_has_in_its_place():
+    def names(found):
+        return [(base.name, new.name) for base, new in pairs_of(found)]
+
+    assert names(arms(("none", "host"), security=((), ("seccomp=unconfined",)))) == [
+        ("none-default", "none-seccomp-unconfined"),
+        ("none-default", "host-default"),
+        ("none-seccomp-unconfined", "host-seccomp-unconfined"),
+        ("host-default", "host-seccomp-unconfined"),
+    ]
+    # Of three networks and three runtimes: two and two of the first ones, and two of each of the four others.
+    assert len(names(arms(runtimes=(None, "crun", "kata")))) == 2 + 2 + 2 * 4
+    # Equal arms are told apart by chance only, wherever they stand.
+    assert names(arms(("none", "none"), runtimes=(None, "crun"))) == [
+        ("none-default", "none-crun"),
+        ("none-default", "none-default-2"),
+        ("none-default", "none-crun-2"),
+    ]
+    assert names(arms(("none", "host"), runtimes=(None, "crun"), attach=Attach.BOTH))[4:] == [
+        ("none-default", "none-crun"),
+        ("none-default", "host-default"),
+        ("none-crun", "host-crun"),
+        ("host-default", "host-crun"),
+    ]
+
+
 def test_the_create_request_says_what_the_arm_is():
     arm = Arm("x", "app:1", "host", "crun", ("seccomp=unconfined",))
     assert arm.body(["sleep", "1"], "abc") == {

@@ -7,6 +7,7 @@ import csv
 import io
 import itertools
 import json
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -197,9 +198,10 @@ def test_the_test_has_two_sides(n):
 
 
 def test_holm():
-    assert holm([]) == ()
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx((0.03, 0.06, 0.06, 0.02))
-    assert holm([0.9, 0.8]) == (1, 1)
+    assert holm([], 0) == holm([], 9) == ()
+    assert holm([0.01, 0.04, 0.03, 0.005], 4) == pytest.approx((0.03, 0.06, 0.06, 0.02))
+    assert holm([0.9, 0.8], 2) == (1, 1)
+    assert holm([0.01, 0.005], 4) == holm([0.01, 0.005, 1, 1], 4)[:2]
 
 
 @pytest.mark.parametrize("tests", [1, 6, 27, 60])
@@ -288,6 +290,108 @@ def test_the_sign_of_an_own_time_stands_with_it():
     line = next(line for line in FORMATS["text"](comparison, Page()).splitlines() if line.startswith("  a "))
     assert re.search(r"▲ \+\d\.\d ms  █", line)
     assert line.count("▲") == 1
+
+
+# How many tests, and how many runs they need ----------------------------------------------------------------
+
+
+def rate(tests):
+    """The rule of docs/contract.md, word for word."""
+    return next(n for n in itertools.count(1) if 2 / math.comb(2 * n, n) <= ALPHA / tests)
+
+
+def seen_in(phases, runs):
+    """So many runs of 20 phases of a millisecond each, in which these phases (ms) were seen too."""
+    return [a_run({**{f"start.p{i}": 1.0 + place / 1000 for i in range(20)}, **phases}) for place in range(runs)]
+
+
+#: Rows that are never tested: they appeared, were measured in two ways, or are as short as their probes.
+UNTESTED = 50
+
+
+def untested(kind, runs):
+    """Two arms of 20 phases that can be tested, and UNTESTED that cannot."""
+    more = {f"start.{kind}_{i}": 0.002 for i in range(UNTESTED)}
+    base, new = seen_in({} if kind is Verdict.APPEARED else more, runs), seen_in(more, runs)
+    if kind is Verdict.APPEARED:
+        return base, new
+    evidence = (Evidence.FUNCTION if kind is Verdict.AT_FLOOR else Evidence.KERNEL, Evidence.FUNCTION)
+    return tuple(
+        [
+            replace(run, phases=(*run.phases[:21], *(replace(one, evidence=how) for one in run.phases[21:])))
+            for run in arm
+        ]
+        for arm, how in zip((base, new), evidence, strict=True)
+    )
+
+
+@pytest.mark.parametrize("kind", [Verdict.APPEARED, Verdict.OTHER_EVIDENCE, Verdict.AT_FLOOR])
+def test_what_is_never_tested_makes_nobody_record_more_runs(kind):
+    base, new = untested(kind, 8)
+    # The operation and its 20 phases; what is left over too, unless the phases are measured in two ways.
+    tests = 21 if kind is Verdict.OTHER_EVIDENCE else 22
+    comparison = compare(arm(base), arm(new))
+    assert (comparison.tests, comparison.needed_runs) == (tests, rate(tests)) == (tests, 8)
+    assert sum(row.p is not None for row in comparison.operations[0].rows) == tests
+    assert sum(row.verdict is kind for row in comparison.operations[0].rows) >= UNTESTED
+
+
+@pytest.mark.parametrize("runs", [1, 3, 7, 8, 40])
+@pytest.mark.parametrize("more", [0, 12, 44, 45, 80])
+def test_what_is_corrected_for_what_is_told_and_what_is_needed_are_one(runs, more):
+    phases = {f"start.q{i}": 1.0 for i in range(more)}
+    slower = {**phases, "start.slow": 1.0}
+    base = [a_run({f"start.p{i}": 1.0 for i in range(20)} | slower) for _ in range(runs)]
+    new = [a_run({f"start.p{i}": 1.0 for i in range(20)} | slower | {"start.slow": 9.0}) for _ in range(runs)]
+    comparison = compare(arm(base), arm(new))
+    document = json.loads(FORMATS["json"](comparison, Page()))["method"]
+    tests = 23 + more
+    assert (document["tests"], document["needed_runs"]) == (tests, rate(tests))
+    slow = {row.id: row for row in comparison.operations[0].rows}["start.slow"]
+    if runs >= rate(tests):
+        # Separate as they can be, twice (itself and the operation): the first of all tests has the full correction.
+        alone = rank_test(np.zeros(runs), np.ones(runs))
+        assert slow.p == pytest.approx(min(1, alone * tests))
+        assert slow.verdict is Verdict.SLOWER
+        assert f"Holm over {tests} tests), which needs {rate(tests)} runs" in flat(comparison)
+    else:
+        assert (slow.p, slow.verdict) == (None, Verdict.NOT_ENOUGH_RUNS)
+        assert f"(Holm over {tests} tests) needs {rate(tests)} runs" in flat(comparison)
+
+
+def flat(comparison):
+    """The text without its line ends."""
+    return " ".join(FORMATS["text"](comparison, Page()).split())
+
+
+def test_a_phase_of_few_runs_counts_whether_it_is_seen_often_enough_or_not():
+    seldom = [{"start.seldom": 5.0}] * 7 + [{}] * 13
+    runs = [a_run({"start.mount": 10.0 + place / 1000, **more}) for place, more in enumerate(seldom)]
+    comparison = compare(arm(runs), arm(runs))
+    # start.seldom has an own time of its own: none in the runs without it.
+    assert (comparison.tests, comparison.needed_runs) == (5, rate(5))
+    few = compare(arm(runs[3:]), arm(runs[3:]))
+    assert (few.tests, few.needed_runs) == (5, rate(5))
+    assert {row.id: row.verdict for row in few.operations[0].rows}["start.seldom"] is Verdict.NOT_ENOUGH_RUNS
+
+
+def test_which_rows_are_tested_does_not_depend_on_who_was_slower():
+    rng = np.random.default_rng(24)
+    # Around the floor of 5 us: dealt one way both medians are below it, dealt another way one is above.
+    runs = [
+        a_run(
+            {f"start.p{i}": us / 1000 for i, us in enumerate(rng.lognormal(1.6, 0.5, 20))}, evidence=Evidence.FUNCTION
+        )
+        for _ in range(60)
+    ]
+    tested = set()
+    for _ in range(50):
+        drawn = rng.permutation(np.array(runs, dtype=object))
+        comparison = compare(arm(drawn[:30]), arm(drawn[30:]))
+        rows = comparison.operations[0].rows
+        tested.add((comparison.tests, frozenset(row.id for row in rows if row.p is not None)))
+        assert comparison.tests == sum(row.p is not None for row in rows)
+    assert len(tested) == 1
 
 
 # Rows ------------------------------------------------------------------------------------------------------
