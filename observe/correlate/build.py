@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -74,7 +74,7 @@ def build_run(
 
     programs = {number: (span.start_ns, span.end_ns) for number, span in found.spans.items() if span.processes}
     pieces = pieces_of(frames, rules.functions, bounds, elsewhere, programs, failed=failed)
-    departures = use_functions(found, pieces, rules)
+    departures = use_functions(found, pieces, rules, functions.names.values())
     if not failed and operation.status != _NOT_MODIFIED:
         departures += missing(rules, found, functions.names.values(), container.network if container else "")
     partition = Partition(rules.phases, found.spans, bounds)
@@ -153,14 +153,20 @@ def _witnesses(
     )
 
 
-def use_functions(found: Walk, pieces: Pieces, rules: Rules) -> list[Departure]:
-    """Let functions bound the phases whose functions ran; the departures on the evidence that then stands."""
+def use_functions(found: Walk, pieces: Pieces, rules: Rules, probed: Iterable[str] = ()) -> list[Departure]:
+    """Let functions bound the phases whose functions ran; the departures on the evidence that then stands.
+
+    `probed`: all functions; a phase whose functions did not run, and that has no other span, did not happen.
+    """
     for phase, intervals in pieces.by_phase.items():
         seen = found.spans.get(phase)
         processes = seen.processes if seen else frozenset()
         found.spans[phase] = PhaseSpan(intervals[0][0], intervals[-1][1], processes, tuple(intervals))
     _cover_children(found, pieces, rules)
-    names = {rules.phases[phase].id for phase in pieces.by_phase}
+    if not found.departures:
+        return pieces.departures
+    refuted = {number for name in probed for number in rules.functions.phases_of(name)} - found.spans.keys()
+    names = {rules.phases[phase].id for phase in (*pieces.by_phase, *refuted)}
     kernel = [departure for departure in found.departures if departure.phase not in names]
     return [*pieces.departures, *kernel]
 

@@ -216,7 +216,9 @@ class Correlator:
         self._files.finish()
         if self._imported is not None:
             events = EventBatch.concat(self._imported)
-            runs, unmatched = imported_runs(events, self._rules, self._header.wall_time_ns)
+            runs, unmatched = imported_runs(
+                events, self._rules, self._header.wall_time_ns, keep_events=self._keep_events
+            )
             self._unmatched += unmatched
             self._imported = []
             return runs

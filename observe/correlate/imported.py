@@ -8,7 +8,7 @@ from itertools import islice
 
 import numpy as np
 
-from observe.correlate.accounting import Partition, count_events, innermost
+from observe.correlate.accounting import NO_PHASE, Partition, count_events, innermost
 from observe.correlate.build import Functions, phase_rows
 from observe.correlate.names import container_in
 from observe.correlate.rows import Row, rows_of
@@ -17,8 +17,12 @@ from observe.correlate.spans import walk
 from observe.model import EventBatch, Kind, Run
 
 
-def imported_runs(batch: EventBatch, rules: Mapping[str, Rules], wall_time_ns: int) -> tuple[list[Run], int]:
-    """Runs in order, and how many events fall into no documented phase. `wall_time_ns`: epoch of the log, 0 if unknown.
+def imported_runs(
+    batch: EventBatch, rules: Mapping[str, Rules], wall_time_ns: int, *, keep_events: bool = False
+) -> tuple[list[Run], int]:
+    """Runs in order, and how many events fall into no documented phase.
+
+    `wall_time_ns`: epoch of the log, 0 if unknown; `keep_events`: whether runs bring their events along.
 
     An operation lasts as long as its phases explain the events; of the operations that explain the next event,
     the one that goes on longest without leaving the documented order is meant.
@@ -35,7 +39,8 @@ def imported_runs(batch: EventBatch, rules: Mapping[str, Rules], wall_time_ns: i
             at += 1
             continue
         end = at + lengths[name]
-        runs.append(_run(name, EventBatch(batch.rows[at:end], batch.strings), rules[name], wall_time_ns))
+        run = _run(name, EventBatch(batch.rows[at:end], batch.strings), rules[name], wall_time_ns, keep_events)
+        runs.append(run)
         at = end
     return runs, unmatched
 
@@ -52,12 +57,13 @@ def _explained(rows: Sequence[Row], at: int, rules: Rules) -> int:
     return length
 
 
-def _run(name: str, events: EventBatch, rules: Rules, wall_time_ns: int) -> Run:
+def _run(name: str, events: EventBatch, rules: Rules, wall_time_ns: int, keep_events: bool) -> Run:
     rows = list(rows_of(events))
     bounds = (rows[0].time_ns, rows[-1].time_ns + 1)
     seen = walk(events, rules, bounds, lambda _pid: "", np.ones(len(events), dtype=np.bool_), failed=False)
     partition = Partition(rules.phases, seen.spans, bounds)
-    counts = count_events(events, innermost(events, partition, seen))
+    phases = innermost(events, partition, seen)
+    counts = count_events(events, phases)
     container_id = next((found for row in rows if (found := container_in(row.path))), None)
     return Run(
         operation=name,
@@ -73,4 +79,9 @@ def _run(name: str, events: EventBatch, rules: Rules, wall_time_ns: int) -> Run:
         unattributed_ns=0,
         departures=tuple(seen.departures),
         phases=phase_rows(rules, seen, events, partition, counts=counts, functions=Functions()),
+        events=tuple(
+            (rules.phases[phase].id, row.event())
+            for phase, row in (zip(phases.tolist(), rows, strict=True) if keep_events else ())
+            if phase != NO_PHASE
+        ),
     )

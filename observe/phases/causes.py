@@ -21,7 +21,7 @@ _STATES = ("cpu", "runqueue", "blocked")
 OTHER = "other"
 _OTHER_TITLE = "something in the kernel"
 #: Words that a text may have in braces.
-PLACES = ("count", "processes", "programs", "files", "phases")
+PLACES = ("count", "sleeps", "processes", "programs", "files", "phases")
 
 
 @dataclass(frozen=True, slots=True)

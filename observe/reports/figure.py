@@ -119,13 +119,12 @@ class _Legend:
 
 def _foot(report: Report) -> list[Line]:
     """Losses, warnings, and where it was recorded."""
-    lost = [f"{name} {count}" for name, count in words.counted(report.loss).items()]
+    losses = words.losses(report.loss).split()
     if report.loss.data_was_lost:
         # Bold letters are wider than those that are measured.
-        texts = flow([f"data was lost: {lost[0]}", *lost[1:]], ", ", BODY * 1.2)
-        lines = [Line(text, ALARM, BODY, bold=True) for text in texts]
+        lines = [Line(text, ALARM, BODY, bold=True) for text in flow(["data was lost:", *losses], " ", BODY * 1.2)]
     else:
-        lines = [Line(text) for text in flow(["nothing lost" + (f" (but {', '.join(lost)})" if lost else "")])]
+        lines = [Line(text) for text in flow(losses, " ")]
     for warning in report.warnings:
         lines.extend(Line(text) for text in flow(letters(f"warning: {warning}").split(), " ", most=2))
     lines.extend(Line(text) for text in flow(letters(fact) for fact in words.origin(report)))

@@ -116,8 +116,7 @@ class Many:
     def _above(self) -> list[Line]:
         summary = self.summary
         whole = summary.rows[0]
-        outcomes = Counter(run.outcome for run in summary.runs)
-        facts = [f"{count} {outcome}" for outcome, count in outcomes.most_common()]
+        facts = [f"{count} {outcome}" for outcome, count in summary.outcomes.items()]
         if len(summary.measured) < len(summary.runs):
             facts.append("shown are those that went well")
         if self._timed and whole.p50_ns is not None and whole.p99_ns is not None:

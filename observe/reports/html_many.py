@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,8 +36,7 @@ class ManyRuns:
     @property
     def outcomes(self) -> Sequence[str]:
         """`19 ok`, `1 failed`."""
-        counts = Counter(run.outcome for run in self.summary.runs)
-        return [f"{count:,} {outcome}" for outcome, count in counts.most_common()]
+        return [f"{count:,} {outcome}" for outcome, count in self.summary.outcomes.items()]
 
     @cached_property
     def durations_ns(self) -> Mapping[str, Sequence[int]]:

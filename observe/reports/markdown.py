@@ -7,7 +7,6 @@ Text from outside stands in code spans, where nothing is markup, a link, a menti
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from observe.model import Departure, Run
@@ -90,10 +89,12 @@ def _error(run: Run, page: Page) -> str:
 
 
 def _summary(summary: Summary, page: Page) -> Iterable[str]:
-    outcomes = Counter(run.outcome for run in summary.runs)
     yield f"## {summary.operation}"
     yield page.dot.join(
-        [f"{len(summary.runs)} runs", *(f"{count} {code(outcome, page)}" for outcome, count in outcomes.most_common())]
+        [
+            f"{len(summary.runs)} runs",
+            *(f"{count} {code(outcome, page)}" for outcome, count in summary.outcomes.items()),
+        ]
     )
     head = ("phase", "n", "p50", "p90", "p99", "max", "share")
     yield markdown_table(head, "lrrrrrr", [_stats_cells(row, page) for row in summary.rows])
@@ -102,19 +103,20 @@ def _summary(summary: Summary, page: Page) -> Iterable[str]:
         f"- departure in {departure.runs} of {len(summary.runs)} runs: {_departure(departure, page)}"
         for departure in summary.departures
     )
-    yield "### Slowest"
-    yield markdown_table(
-        ("time", "container", "id", "network", "most above the median", "when"),
-        "rlllll",
-        [
-            (
-                *_who(slow.run, page),
-                f"{slow.phase.rpartition('.')[2]} +{page.duration(slow.excess_ns)}" if slow.excess_ns > 0 else "",
-                wall_time(slow.run.wall_time_ns),
-            )
-            for slow in summary.slowest
-        ],
-    )
+    if summary.slowest:
+        yield "### Slowest"
+        yield markdown_table(
+            ("time", "container", "id", "network", "most above the median", "when"),
+            "rlllll",
+            [
+                (
+                    *_who(slow.run, page),
+                    f"{slow.phase.rpartition('.')[2]} +{page.duration(slow.excess_ns)}" if slow.excess_ns > 0 else "",
+                    wall_time(slow.run.wall_time_ns),
+                )
+                for slow in summary.slowest
+            ],
+        )
     if summary.failures:
         yield "### Not ok"
         rows = [(*_who(run, page), code(run.outcome, page), code(run.error or "", page)) for run in summary.failures]

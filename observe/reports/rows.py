@@ -8,7 +8,7 @@ as its duration does; what the operation has beside its phases is the row "unatt
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,16 +112,24 @@ class DepartureCount:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Many runs of one operation. Percentiles are of the runs that went well (of all, if none did)."""
+    """Many runs of one operation. Percentiles are of the runs that went well (of all, if none did) and have times."""
 
     operation: str
     runs: tuple[Run, ...]
     measured: tuple[Run, ...]
     rows: tuple[StatsRow, ...]
     not_seen: tuple[NotSeen, ...]
+    #: How many runs ended how, the most frequent first; and how many of all have no times, if some have none.
+    outcomes: Mapping[str, int]
     slowest: tuple[SlowRun, ...]
     failures: tuple[Run, ...]
     departures: tuple[DepartureCount, ...]
+
+
+def _outcomes(runs: Sequence[Run]) -> Mapping[str, int]:
+    found = dict(Counter(run.outcome for run in runs).most_common())
+    untimed = sum(not run.duration_ns for run in runs)
+    return {**found, "without times": untimed} if untimed else found
 
 
 def timeline(run: Run) -> Timeline:
@@ -184,7 +192,9 @@ def summarise(runs: Iterable[Run]) -> tuple[Summary, ...]:
 
 
 def _summary(operation: str, runs: tuple[Run, ...]) -> Summary:
-    measured = tuple(run for run in runs if run.outcome == "ok") or runs
+    done = tuple(run for run in runs if run.outcome == "ok") or runs
+    measured = tuple(run for run in done if run.duration_ns) or done
+    timed = any(run.duration_ns for run in measured)  # an imported log has an order, no times
     durations_ns: defaultdict[str, list[int]] = defaultdict(list)
     for run in measured:
         for phase, duration_ns in durations_of(run).items():
@@ -192,16 +202,18 @@ def _summary(operation: str, runs: tuple[Run, ...]) -> Summary:
         durations_ns[UNATTRIBUTED].append(run.unattributed_ns)
     total_ns = sum(run.duration_ns for run in measured)
     order = list(dict.fromkeys(span.id for run in measured for span in run.phases))
-    shown, not_seen = _split(order, {phase for phase in order if phase in durations_ns})
-    rows = [_stats(phase, phase.count("."), durations_ns.get(phase, ()), total_ns) for phase in order if phase in shown]
-    rows.append(_stats(UNATTRIBUTED, 1, durations_ns[UNATTRIBUTED], total_ns))
+    shown, _ = _split(order, {phase for phase in order if phase in durations_ns})
+    rows = [_stats(phase, durations_ns.get(phase, ()), total_ns, timed=timed) for phase in order if phase in shown]
+    rows.append(_stats(UNATTRIBUTED, durations_ns[UNATTRIBUTED], total_ns, timed=timed))
+    _, not_seen = _split(order, {phase for run in runs for phase in durations_of(run)})
     return Summary(
         operation=operation,
         runs=runs,
         measured=measured,
         rows=tuple(rows),
         not_seen=not_seen,
-        slowest=_slowest(measured),
+        outcomes=_outcomes(runs),
+        slowest=_slowest(measured) if timed else (),
         failures=tuple(run for run in runs if run.outcome != "ok"),
         departures=_departures(runs),
     )
@@ -224,9 +236,10 @@ def _own_times(run: Run) -> dict[str, int]:
     return dict(own_ns)
 
 
-def _stats(phase: str, depth: int, durations_ns: Sequence[int], total_ns: int) -> StatsRow:
-    if not durations_ns:
-        return StatsRow(phase, depth, 0, None, None, None, None, None)
+def _stats(phase: str, durations_ns: Sequence[int], total_ns: int, *, timed: bool) -> StatsRow:
+    depth = phase.count(".") or int(phase == UNATTRIBUTED)
+    if not (durations_ns and timed):
+        return StatsRow(phase, depth, len(durations_ns), None, None, None, None, None)
     p50, p90, p99, highest = (float(value) for value in np.percentile(durations_ns, (50, 90, 99, 100)))
     return StatsRow(phase, depth, len(durations_ns), p50, p90, p99, highest, _share(sum(durations_ns), total_ns))
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from observe.model import Departure, Evidence, Run
@@ -225,10 +224,9 @@ def _summary(summary: Summary, phases: Mapping[str, Phase], page: Page) -> list[
         styles=[_share_style(row) for row in rows],
         head=lambda _cells: "",
     )
-    outcomes = Counter(run.outcome for run in summary.runs)
     counts = [
         f"{len(summary.runs)} runs",
-        *(f"{count} {page.safe(outcome)}" for outcome, count in outcomes.most_common()),
+        *(f"{count} {page.safe(outcome)}" for outcome, count in summary.outcomes.items()),
     ]
     title, *rest = page.flow(summary.operation, ["", *counts], page.dot)
     lines = [page.style(title, _BOLD), *rest]
@@ -238,7 +236,8 @@ def _summary(summary: Summary, phases: Mapping[str, Phase], page: Page) -> list[
     for departure in summary.departures:
         text = f"departure in {departure.runs} of {len(summary.runs)} runs: {_departure(departure)}"
         lines.extend(page.paragraph(text, _YELLOW))
-    lines.extend(["", page.style("slowest", _BOLD), *_slowest(summary.slowest, page)])
+    if summary.slowest:
+        lines.extend(["", page.style("slowest", _BOLD), *_slowest(summary.slowest, page)])
     if summary.failures:
         lines.extend(["", page.style("not ok", f"{_BOLD};{_RED}"), *_failures(summary.failures, page)])
     return lines

@@ -42,7 +42,7 @@ def _run(why: WhyRun, page: Page) -> Iterable[str]:
             lines.append(f"   - {remedy(row.cause.remedy)}")
         yield "\n".join(lines)
     if why.others:
-        yield f"And {why.others} smaller ones: {page.duration(why.others_ns)}."
+        yield f"And {words.count(why.others, 'smaller one', 'smaller ones')}: {page.duration(why.others_ns)}."
     yield "### Critical path"
     yield markdown_table(
         ("at", "time", "program", "CPU", "run queue", "blocked", "mostly in"),

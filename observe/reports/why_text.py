@@ -40,7 +40,7 @@ def _run(why: WhyRun, page: Page) -> list[str]:
         if row.cause.remedy:
             lines += page.paragraph(remedy(row.cause.remedy), _GREEN, indent=3)
     if why.others:
-        lines += ["", f"and {why.others} smaller ones: {page.duration(why.others_ns)}"]
+        lines += ["", f"and {words.count(why.others, 'smaller one', 'smaller ones')}: {page.duration(why.others_ns)}"]
     return [*lines, "", page.style("critical path", _BOLD), *_path(why.links, run.duration_ns, page)]
 
 
@@ -72,7 +72,8 @@ def _many(why: WhyMany, page: Page) -> list[str]:
     lines += page.flow("", list(spent(_each(why), whole_ns // why.runs, page)), page.dot)
     for number, row in enumerate(why.causes, start=1):
         median, high = page.duration(row.p50_ns), page.duration(row.p90_ns)
-        head = f"{number}. p50 {median}, p90 {high} ({words.percent(row.share)}; in {row.n} runs): {row.text}"
+        share, runs = words.percent(row.share), words.count(row.n, "run", "runs")
+        head = f"{number}. p50 {median}, p90 {high} ({share}; in {runs}): {row.text}"
         lines += ["", *page.paragraph(head, _BOLD)]
         if row.remedy:
             lines += page.paragraph(remedy(row.remedy), _GREEN, indent=3)

@@ -90,18 +90,19 @@ def counted(loss: Loss) -> dict[str, int]:
 def losses(loss: Loss) -> str:
     """All losses in one line of words."""
     found = [
-        words.format(_count(getattr(loss, name), *_UNITS[name]))
+        words.format(count(getattr(loss, name), *_UNITS[name]))
         for name, words in _LOSSES.items()
         if getattr(loss, name)
     ]
     line = "; ".join(found) if loss.data_was_lost else "; ".join(["nothing lost", *found])
     if loss.inotify_missed:
-        missed = _count(loss.inotify_missed, *_UNITS["inotify_missed"])
+        missed = count(loss.inotify_missed, *_UNITS["inotify_missed"])
         line += f" (inotify missed {missed} that the system calls show)"
     return line
 
 
-def _count(number: int, one: str, many: str) -> str:
+def count(number: int, one: str, many: str) -> str:
+    """`1 run`, `2 runs`; `once`, `2 times`."""
     if one == "once":
         return one if number == 1 else f"{number} {many}"
     return f"{number} {one if number == 1 else many}"

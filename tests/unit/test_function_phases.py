@@ -20,7 +20,7 @@ from observe.correlate.frames import Frame
 from observe.correlate.functions import FunctionRules, Pieces, pieces_of
 from observe.correlate.rules import Rules
 from observe.correlate.spans import PhaseSpan, Walk
-from observe.model import SYSCALLS, DepartureKind, EventBatch, Evidence, Kind, Note, NoteKind, Run, Span
+from observe.model import SYSCALLS, Departure, DepartureKind, EventBatch, Evidence, Kind, Note, NoteKind, Run, Span
 from observe.phases import load
 from observe.phases.catalogue import parse
 from observe.reports import RENDERERS, Page, Report
@@ -452,6 +452,17 @@ def test_departures_of_the_kernel_are_told_of_phases_without_functions_only():
     found.departures += kernel
     told = use_functions(found, Pieces({NUMBERS["start.mount"]: [(1, 2)]}), RULES["start"])
     assert told == kernel[1:]
+
+
+def test_a_phase_whose_function_did_not_run_departs_from_nothing():
+    """Cleaning up after a failure touches what mounting would."""
+    kernel = [Departure(DepartureKind.OUT_OF_ORDER, name, "") for name in ("start.network", "start.mount")]
+    found = Walk({NUMBERS["start.network"]: PhaseSpan(1, 2)}, kernel)
+    for functions, told in (
+        ([], kernel),
+        ([method("conditionalMountOnStart"), method("initializeNetworking")], kernel[:1]),
+    ):
+        assert use_functions(found, Pieces(), RULES["start"], functions) == told
 
 
 # --- any calls at all -------------------------------------------------------------------------------------------------

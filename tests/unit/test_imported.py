@@ -174,3 +174,15 @@ def test_a_long_log_of_nothing_is_looked_at_line_by_line(monkeypatch):
 def test_a_recording_of_ours_is_no_log():
     event = Event(1, Kind.INOTIFY, path=f"{DATA}/overlay2/{layer(1)}")
     assert correlate([EventBatch.of([event])], header())[0] == []
+
+
+def test_runs_of_a_log_bring_their_events_along_if_they_are_wanted():
+    parsed = log("create")
+    for keep, count in ((True, len(parsed.events)), (False, 0)):
+        correlator = Correlator(header_of(parsed), load(), keep_events=keep)
+        correlator.feed(parsed.events)
+        (run,) = correlator.finish()
+        assert len(run.events) == count
+        assert [phase for phase, _ in run.events] == sorted(
+            (phase for phase, _ in run.events), key=[span.id for span in run.phases].index
+        )

@@ -11,6 +11,7 @@ from dataclasses import fields, replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made import made_report, made_run
 
 from observe.model import Departure, DepartureKind, Evidence, Loss, Run, Span
 from observe.phases import load
@@ -560,3 +561,34 @@ def test_columns_go_by_rank_when_the_page_is_narrow():
     columns = [Column("aaaa", ["1"]), Column("bbbb", ["2"], rank=1), Column("cccc", ["3"], rank=2)]
     heads = {width: table(Page(width=width), columns, [""])[0].split() for width in (16, 15, 9)}
     assert heads == {16: ["aaaa", "bbbb", "cccc"], 15: ["aaaa", "bbbb"], 9: ["aaaa"]}
+
+
+# --- runs without times among others ----------------------------------------------------------------------------------
+
+
+def test_runs_without_times_are_counted_and_measure_nothing():
+    timed = [made_run(6, seed) for seed in range(4)]
+    untimed = [made_run(6, 9, duration_ns=0, unattributed_ns=0), made_run(6, 10, duration_ns=0, unattributed_ns=0)]
+    (summary,) = summarise([*timed, *untimed])
+    (alone,) = summarise(timed)
+    assert (summary.rows, summary.slowest) == (alone.rows, alone.slowest)
+    assert summary.outcomes == {"ok": 6, "without times": 2}
+    (none,) = summarise(untimed)
+    assert {row.n for row in none.rows} == {2}
+    assert {(row.p50_ns, row.max_ns, row.share) for row in none.rows} == {(None, None, None)}
+    assert none.slowest == ()
+    for render in (RENDERERS["text"], RENDERERS["markdown"]):
+        shown = render(made_report(*timed, *untimed), Page())
+        assert "2 without times" in shown.replace("`", "")
+        assert "slowest" not in render(made_report(*untimed * 3), Page()).lower()
+
+
+def test_not_seen_in_any_run_means_the_failed_ones_too():
+    whole = made_run(6)
+    (first, second), rest = whole.phases[1:3], whole.phases[3:]
+    blind = replace(second, start_ns=None, duration_ns=None, self_ns=None, evidence=Evidence.NONE)
+    well = replace(whole, phases=(whole.phases[0], first, blind, *rest))
+    (summary,) = summarise([well, well])
+    assert [gap.id for gap in summary.not_seen] == [second.id]
+    (summary,) = summarise([well, replace(whole, outcome="failed")])
+    assert summary.not_seen == ()

@@ -61,8 +61,10 @@ def _words(steps: Sequence[PathStep], catalogue: Causes) -> str:
 
 
 def _filled(text: str, steps: Sequence[PathStep]) -> str:
+    count = _count(steps)
     return text.format(
-        count=_count(steps),
+        count=count,
+        sleeps="1 sleep" if count == 1 else f"{count} sleeps",
         processes=len({step.pid for step in steps}),
         programs=_list(step.program for step in steps),
         files=_list(file_name(step.file) for step in steps),
