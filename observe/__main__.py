@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 
 from observe import __version__, commands
+from observe.commands import _streams
 from observe.errors import ObserveError
 
 _DESCRIPTION = "Where the time of a real docker create and docker start goes, phase by phase."
@@ -27,6 +28,7 @@ _PIPE_CLOSED = 128 + 13
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (`sys.argv` without the program's name if None). Returns the exit code."""
+    _streams.prepare()
     arguments = list(sys.argv[1:] if argv is None else argv)
     # Whatever stands behind "--" belongs to the command that is being recorded.
     ours = list(takewhile(lambda argument: argument != "--", arguments))
@@ -55,7 +57,7 @@ def _run(arguments: Sequence[str], ours: Sequence[str]) -> int:
     else:
         code = int(args.run(args))
     # A full disk or a closed pipe must show here, where it can still be said.
-    sys.stdout.flush()
+    _streams.flush()
     return code
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from observe.commands import _streams
 from observe.errors import ObserveError
 from observe.model import Run
 from observe.phases import load
@@ -35,17 +36,12 @@ def read_again(files: Sequence[Path], report: Report, runs: Iterable[Run]) -> Re
 def write(path: Path | None, content: str | bytes) -> None:
     """Text to standard output goes through its encoding; everything else is bytes, text in UTF-8.
 
-    Raises ObserveError if the file cannot be written.
+    Raises ObserveError if it cannot be written.
     """
-    if path is None and isinstance(content, str):
-        sys.stdout.write(content)
-        return
-    data = content.encode() if isinstance(content, str) else content
     if path is None:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+        _streams.write(content)
         return
     try:
-        path.write_bytes(data)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
     except OSError as error:
         raise ObserveError(f"{path}: cannot be written: {error.strerror}; name another file with -o") from error

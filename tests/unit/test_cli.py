@@ -16,11 +16,13 @@ import pytest
 
 from observe import __version__, commands
 from observe.__main__ import main
-from observe.errors import DataLostError, HostCannotError, ObserveError
+from observe.commands import _streams
+from observe.errors import DataLostError, HostCannotError, ObserveError, RegressionError
 from observe.model import Event, EventBatch, Header, Kind, Loss, Mark
 from observe.recording import Recording, RecordingWriter
 
 COMMANDS = Path(commands.__file__).parent
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "three-at-once.observe"
 
 
 class Spy:
@@ -215,22 +217,115 @@ def test_the_exit_code_is_the_same_when_nobody_reads_stderr():
     assert done.returncode == 2
 
 
+# Standard streams ------------------------------------------------------------------------------------------
+
+#: Python's own standard output, and one whose write that was only half done is taken for a whole one.
+buffered_or_not = pytest.mark.parametrize("unbuffered", ["", "1"])
+
+
+def environment(**environ):
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONDONTWRITEBYTECODE": "1", **environ}
+
+
+def in_shell(line, *arguments, **environ):
+    """What became of a shell's line, in which "$@" is observe with these arguments."""
+    return subprocess.run(
+        ["bash", "-c", line, "-", sys.executable, "-m", "observe", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(**environ),
+    )
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-@pytest.mark.parametrize("arguments", [["--version"], ["phases"], ["phases", "-f", "json"]])
-def test_a_full_disk_is_said_once(arguments):
-    with Path("/dev/full").open("w") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "observe", *arguments],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-            # Buffered: what does not fit shows only when it is flushed.
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUNBUFFERED": ""},
-        )
+@buffered_or_not
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--version"],
+        ["phases"],
+        ["phases", "-f", "json"],
+        ["report", str(FIXTURE)],
+        ["report", str(FIXTURE), "-f", "html"],
+        ["compare", str(FIXTURE), str(FIXTURE), "--fail-above", "0"],
+    ],
+)
+def test_a_full_disk_is_said_once(arguments, unbuffered):
+    done = in_shell('"$@" > /dev/full', *arguments, PYTHONUNBUFFERED=unbuffered)
     assert done.returncode == 1
+    assert done.stderr == (
+        "observe: standard output cannot be written: No space left on device; "
+        "make room, or send the output to another place\n"
+    )
+
+
+@buffered_or_not
+@pytest.mark.parametrize("form", ["json", "html"])
+def test_a_disk_that_becomes_full_cuts_nothing_off_in_silence(form, unbuffered, tmp_path):
+    # The limit of a file's size (in KiB) lets a part of it through, as a disk does.
+    line = f'ulimit -f 8; "$@" > "{tmp_path}/out"'
+    done = in_shell(line, "report", str(FIXTURE), "-f", form, PYTHONUNBUFFERED=unbuffered)
+    assert (tmp_path / "out").stat().st_size == 8 << 10
+    assert done.returncode == 1
+    assert done.stderr.startswith("observe: standard output cannot be written: File too large; ")
     assert len(done.stderr.splitlines()) == 1
-    assert "No space left" in done.stderr
+
+
+@buffered_or_not
+def test_a_reader_that_leaves_in_the_middle_ends_it(unbuffered):
+    command = [sys.executable, "-m", "observe", "report", str(FIXTURE), "-f", "html"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(PYTHONUNBUFFERED=unbuffered)
+    ) as process:
+        # A pipe holds less than the page has: it waits in the middle of a write.
+        process.stdout.read(1)
+        process.stdout.close()
+        assert process.wait() == 141
+        assert process.stderr.read() == b""
+
+
+def test_a_report_that_a_regression_ends_with_is_written_first(spy, monkeypatch):
+    """`compare --fail-above` says 5 only of a comparison that could be read."""
+    one = spy()
+
+    def run(_args):
+        _streams.write("told")
+        raise RegressionError("slower")
+
+    one.run = run
+    assert main(["phases"]) == 5
+    with Path("/dev/full").open("w") as full, monkeypatch.context() as place:
+        place.setattr(sys, "stdout", full)
+        assert main(["phases"]) == 1
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+def test_closed_streams_change_neither_the_result_nor_the_exit_code(closed, recording, tmp_path):
+    path = recording(events=5000)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) - len(data) // 3])  # there is something to warn of
+    out = tmp_path / "out.json"
+    done = in_shell(f'"$@" {closed}', "report", "--strict", "-f", "json", "-o", str(out), str(path))
+    assert done.returncode == 4
+    assert json.loads(out.read_text())["loss"]["damaged_bytes"] > 0
+    assert done.stdout == ""
+    assert ("Traceback" in done.stderr, bool(done.stderr)) == (False, "2>&-" not in closed)
+
+
+def test_warnings_of_a_closed_stderr_are_not_in_the_data(recording):
+    path = recording(events=5000)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) - len(data) // 3])
+    done = in_shell('"$@" 2>&-', "report", "-f", "json", str(path))
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["warnings"]
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["phases"], ["report", str(FIXTURE)]])
+def test_output_for_nobody_is_no_error(arguments):
+    done = in_shell('"$@" >&-', *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # report ----------------------------------------------------------------------------------------------------
