@@ -122,7 +122,20 @@ def test_debug_behind_two_dashes_belongs_to_the_recorded_command(spy, capsys):
 )
 def test_wrong_usage_is_two(arguments, capsys):
     assert main(arguments) == 2
-    assert "usage: observe" in capsys.readouterr().err
+    assert re.fullmatch(r"observe: .*; see observe .*--help\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["compare", "A", "B", "C", "D"], "compare: unrecognized arguments: C D; see observe compare --help"),
+        (["phases", "--nonsense"], "phases: unrecognized arguments: --nonsense; see observe phases --help"),
+        (["--nonsense", "phases"], "unrecognized arguments: --nonsense; see observe --help"),
+    ],
+)
+def test_a_wrong_usage_is_said_by_the_command_that_it_is_of(arguments, said, capsys):
+    assert main(arguments) == 2
+    assert capsys.readouterr().err == f"observe: {said}\n"
 
 
 def test_a_wrong_command_is_answered_with_the_right_ones(capsys):
