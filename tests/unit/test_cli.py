@@ -20,6 +20,8 @@ from observe.commands import _streams
 from observe.errors import DataLostError, HostCannotError, ObserveError, RegressionError
 from observe.model import Event, EventBatch, Header, Kind, Loss, Mark
 from observe.recording import Recording, RecordingWriter
+from observe.reports import Page, bench_json
+from observe.reports.bench_rows import Bench
 
 COMMANDS = Path(commands.__file__).parent
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "three-at-once.observe"
@@ -377,6 +379,36 @@ def test_the_report_goes_where_it_was_sent(recording, tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["report", "a.rec"],
+        ["report", "a.rec", "-f", "html"],
+        ["compare", "a.rec", "b.rec"],
+        ["export", "a.rec", "-t", "inotifywait"],
+    ],
+)
+def test_no_recording_is_overwritten(arguments, recording, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(recording("a.rec"))
+    recording("b.rec")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for target in before:
+        assert main([*arguments, "-o", target]) == 2
+        assert capsys.readouterr().err == (
+            f"observe: {target} is a recording, which would be lost; name another file with -o\n"
+        )
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_an_older_report_is_overwritten(recording, tmp_path):
+    out = tmp_path / "out"
+    for content in (b"", b"older"):
+        out.write_bytes(content)
+        assert main(["report", str(recording()), "-o", str(out)]) == 0
+        assert b"node1" in out.read_bytes()
+
+
 def test_a_place_that_cannot_be_written_is_said(recording, tmp_path, capsys):
     assert main(["report", str(recording()), "-o", str(tmp_path / "no" / "where")]) == 1
     assert re.fullmatch(
@@ -394,6 +426,26 @@ def test_what_is_no_recording_is_refused_by_name(tmp_path, content, capsys):
     assert err.startswith("observe: ")
     assert "foreign.rec" in err
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments", [["report"], ["compare", str(FIXTURE)], ["export", "-t", "csv"]], ids=lambda words: words[0]
+)
+def test_the_result_of_a_bench_is_called_by_its_name(arguments, tmp_path, capsys):
+    path = tmp_path / "renamed.json"
+    path.write_text(bench_json.render(Bench({}, {}, 0, 1, 1, 1, 7, ["true"], [], [], []), Page()))
+    assert main([*arguments, str(path)]) == 1
+    assert capsys.readouterr().err == (
+        f"observe: cannot read {path}: it is a bench's result; name one of its *.observe, or, to compare, its folder\n"
+    )
+
+
+@pytest.mark.parametrize("content", ["{", '{"schema_version": 1, "runs": []}', "[" * 100_000])
+def test_other_json_is_not_taken_for_the_result_of_a_bench(content, tmp_path, capsys):
+    path = tmp_path / "other.json"
+    path.write_text(content)
+    assert main(["report", str(path)]) == 1
+    assert "not a recording of observe" in capsys.readouterr().err
 
 
 def test_a_damaged_recording_is_reported_as_far_as_it_goes(recording, capsys):
@@ -463,6 +515,19 @@ def test_import_makes_a_recording_and_names_the_lines_it_left_out(tmp_path, caps
     assert recorded.header.options["origin"] == "import"
     assert recorded.header.engine == {"data_root": "/var/lib/docker"}
     assert recorded.damage.warnings == ()
+
+
+def test_of_many_lines_that_cannot_be_read_ten_are_told_and_the_others_counted(tmp_path, capsys):
+    log, out = tmp_path / "log", tmp_path / "out\x1b[2J.rec"
+    for bad in (10, 300):
+        log.write_text(f"no event{' ' * 9000}.\n" * bad + LOG)
+        assert main(["import", "inotifywait", str(log), "-o", str(out)]) == 0
+        told = capsys.readouterr().err.splitlines()
+        assert [line.split(":")[2] for line in told[:10]] == [str(number) for number in range(1, 11)]
+        assert max(map(len, told)) < 1000
+        # The log has another one.
+        assert told[10] == f"observe: {log}: other lines that cannot be read: {bad + 1 - 10}"
+        assert told[11:] == [f"{tmp_path}/out\\x1b[2J.rec: events: 2, lines left out: {bad + 1}"]
 
 
 def test_a_log_without_any_readable_line_is_an_error_and_makes_no_file(tmp_path, capsys):
