@@ -31,6 +31,7 @@ from observe.commands._files import write
 from observe.commands._session import LiveLine, add_arguments, options
 from observe.engine import api, find_engine
 from observe.errors import DataLostError, ObserveError
+from observe.escape import printable
 from observe.model import Header
 from observe.reports import Page, bench_json, bench_markdown, bench_text
 from observe.reports.assemble import conclude
@@ -49,6 +50,8 @@ _BAR_COLUMNS = 24
 _LIVE_SECONDS = 0.25
 _FIRST_SIGNAL_CODE = 128
 _SEEDS = 1_000_000
+#: Of runs, of clients and of warm-ups; a million runs take days.
+_MOST = 1_000_000
 _COMMAND = ("true",)
 
 
@@ -75,9 +78,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--attach",
-        choices=list(Attach),
-        type=Attach,
-        default=Attach.YES,
+        choices=[one.value for one in Attach],
+        default=Attach.YES.value,
         help="observe the engine meanwhile; both: in every second block, to see what that costs; default: yes",
     )
     parser.add_argument("--seed", metavar="N", type=int, help="of the order of turns; default: a new one")
@@ -93,7 +95,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _factor(parser: argparse.ArgumentParser, name: str, metavar: str, text: str) -> None:
-    parser.add_argument(name, metavar=metavar, nargs="+", action="extend", help=text)
+    parser.add_argument(name, metavar=metavar, nargs="+", type=_word, action="extend", help=text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -107,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
         args.network or ["bridge"],
         args.runtime or [None],
         [_options(text) for text in args.security_opt or ["default"]],
-        args.attach,
+        Attach(args.attach),
     )
     session = _session(args, arms)
     engine = _ask(target, arms)
@@ -294,6 +296,15 @@ def _at_least(least: int, text: str) -> int:
         value = int(text)
     except ValueError:
         value = least - 1
-    if value < least:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of {least} or more")
+    if not least <= value <= _MOST:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from {least} to {_MOST}")
     return value
+
+
+def _word(text: str) -> str:
+    """What an arm can be made of: it goes into requests and names. Raises ArgumentTypeError."""
+    if not text or not text.isprintable():
+        raise argparse.ArgumentTypeError(
+            f"'{printable(text)}' is no name: it is empty, or has letters that do not print"
+        )
+    return text
