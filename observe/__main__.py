@@ -10,9 +10,11 @@ import sys
 import traceback
 from collections.abc import Sequence
 from itertools import takewhile
+from typing import NoReturn
 
 from observe import __version__, commands
-from observe.errors import ObserveError
+from observe.commands import _streams
+from observe.errors import ObserveError, UsageError
 
 _DESCRIPTION = "Where the time of a real docker create and docker start goes, phase by phase."
 _EXIT_CODES = """\
@@ -27,6 +29,7 @@ _PIPE_CLOSED = 128 + 13
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (`sys.argv` without the program's name if None). Returns the exit code."""
+    _streams.prepare()
     arguments = list(sys.argv[1:] if argv is None else argv)
     # Whatever stands behind "--" belongs to the command that is being recorded.
     ours = list(takewhile(lambda argument: argument != "--", arguments))
@@ -45,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str], ours: Sequence[str]) -> int:
-    """Parse and run. A wrong usage, --help and --version end as argparse ends them, by an exit code."""
+    """Parse and run. --help and --version end as argparse ends them, by an exit code. Raises ObserveError."""
     chosen = next((argument for argument in ours if not argument.startswith("-")), None)
     try:
         args = _parser(chosen).parse_args(arguments)
@@ -55,15 +58,34 @@ def _run(arguments: Sequence[str], ours: Sequence[str]) -> int:
     else:
         code = int(args.run(args))
     # A full disk or a closed pipe must show here, where it can still be said.
-    sys.stdout.flush()
+    _streams.flush()
     return code
+
+
+class _Parser(argparse.ArgumentParser):
+    """One command's parser, or that of all: it says by itself what is wrong, in one line."""
+
+    # In the one form of many that argparse itself uses.
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As argparse's, but nothing is left over for the parser above, which knows less. Raises UsageError."""
+        found, left = super().parse_known_args(args, namespace)
+        if left:
+            self.error(f"unrecognized arguments: {' '.join(left)}")
+        return found, left
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UsageError."""
+        command = self.prog.partition(" ")[2]
+        raise UsageError(f"{f'{command}: ' * bool(command)}{message}; see {self.prog} --help")
 
 
 def _parser(chosen: str | None) -> argparse.ArgumentParser:
     """The parser of all commands; only the chosen one is imported and has its arguments."""
-    debug = argparse.ArgumentParser(add_help=False)
+    debug = _Parser(add_help=False)
     debug.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="observe",
         description=_DESCRIPTION,
         epilog=_EXIT_CODES,

@@ -22,6 +22,9 @@ from observe.collectors.session import boot_clock_ns
 from observe.model import EventBatch, Header, Item, Kind, Loss, Note, NoteKind
 from observe.recording import RecordingWriter
 
+#: The recordings in a bench's folder.
+ANY_RECORDING = "*.observe"
+
 
 def path_of(folder: Path, arm: Arm) -> Path:
     """Where an arm's recording is."""
@@ -32,23 +35,23 @@ class ArmRecordings:
     """The recordings of all arms that are observed; a context manager that closes them."""
 
     def __init__(self, folder: Path, header: Header, arms: Sequence[Arm], token: str) -> None:
-        """Create the files. Raises RecordingError if one cannot be written."""
+        """Create the files, all or none. Raises RecordingError if one cannot be written."""
         self._token = token
-        self._paths = [path_of(folder, arm) for arm in arms]
+        self._paths: list[Path] = []
         self._losses: dict[str, dict[str, int]] = {arm.name: {} for arm in arms}
         self._told: dict[str, int] = {}
         self._stack = ExitStack()
-        with self._stack:
-            self._writers = {
-                arm.name: self._stack.enter_context(
-                    RecordingWriter(
-                        path_of(folder, arm),
-                        replace(header, options={**header.options, "bench": {"arm": arm.name, **arm.settings()}}),
-                    )
-                )
-                for arm in arms
-            }
-            self._stack = self._stack.pop_all()
+        self._writers: dict[str, RecordingWriter] = {}
+        try:
+            for arm in arms:
+                path = path_of(folder, arm)
+                options = {**header.options, "bench": {"arm": arm.name, **arm.settings()}}
+                writer = self._stack.enter_context(RecordingWriter(path, replace(header, options=options)))
+                self._writers[arm.name] = writer
+                self._paths.append(path)
+        except BaseException:
+            self.discard()
+            raise
 
     def attached(self, items: Iterable[Item]) -> None:
         """A new session has begun with these items: its counters begin at 0."""

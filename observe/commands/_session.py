@@ -4,12 +4,17 @@
 from __future__ import annotations
 
 import argparse
+import mmap
 import sys
 
 from observe.collectors.session import SessionOptions
-from observe.probes.attach import DEFAULT_RING_BYTES
+from observe.errors import HostCannotError
+from observe.probes.attach import DEFAULT_RING_BYTES, check_ring_bytes
 from observe.probes.cache import cache_folder
 from observe.reports import Page
+
+#: The largest power of two that a map's number of entries can be.
+_MOST_RING_BYTES = 1 << 31
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,8 +29,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-inotify", action="store_true", help="without file events")
     parser.add_argument("--no-functions", action="store_true", help="kernel evidence only")
     parser.add_argument(
-        "--ring-bytes", metavar="N", type=int, default=DEFAULT_RING_BYTES, help=f"default: {DEFAULT_RING_BYTES}"
+        "--ring-bytes", metavar="N", type=ring_bytes, default=DEFAULT_RING_BYTES, help=f"default: {DEFAULT_RING_BYTES}"
     )
+
+
+def ring_bytes(text: str) -> int:
+    """Size of a ring buffer: what `check_ring_bytes` and the kernel's 32 bits allow. Raises ArgumentTypeError."""
+    try:
+        value = int(text)
+        check_ring_bytes(value)
+    except (ValueError, HostCannotError):
+        value = -1
+    if not 0 < value <= _MOST_RING_BYTES:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no size of a ring: a power of two from {mmap.PAGESIZE} to {_MOST_RING_BYTES}"
+        )
+    return value
 
 
 def options(args: argparse.Namespace) -> SessionOptions:

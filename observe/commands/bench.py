@@ -11,8 +11,8 @@ import secrets
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -25,12 +25,13 @@ from observe.bench.generator import LoadGenerator
 from observe.bench.load import containers, sweep
 from observe.bench.measure import Measurement
 from observe.bench.plan import Arm, Attach, arms_of, pairs_of, turns_of
-from observe.bench.recordings import ArmRecordings, path_of
+from observe.bench.recordings import ANY_RECORDING, ArmRecordings, path_of
 from observe.collectors.session import Session
 from observe.commands._files import write
 from observe.commands._session import LiveLine, add_arguments, options
 from observe.engine import api, find_engine
-from observe.errors import DataLostError, ObserveError
+from observe.errors import DataLostError, ObserveError, UsageError
+from observe.escape import printable
 from observe.model import Header
 from observe.reports import Page, bench_json, bench_markdown, bench_text
 from observe.reports.assemble import conclude
@@ -49,6 +50,8 @@ _BAR_COLUMNS = 24
 _LIVE_SECONDS = 0.25
 _FIRST_SIGNAL_CODE = 128
 _SEEDS = 1_000_000
+#: Of runs, of clients and of warm-ups; a million runs take days.
+_MOST = 1_000_000
 _COMMAND = ("true",)
 
 
@@ -75,14 +78,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--attach",
-        choices=list(Attach),
-        type=Attach,
-        default=Attach.YES,
+        choices=[one.value for one in Attach],
+        default=Attach.YES.value,
         help="observe the engine meanwhile; both: in every second block, to see what that costs; default: yes",
     )
     parser.add_argument("--seed", metavar="N", type=int, help="of the order of turns; default: a new one")
     parser.add_argument(
-        "-o", "--output", metavar="DIR", type=Path, help=f"for the recordings and {_RESULT}; default: bench-DATE-TIME"
+        "-o",
+        "--output",
+        metavar="DIR",
+        type=Path,
+        help=f"for the recordings and {_RESULT}, without a bench in it; default: bench-DATE-TIME",
     )
     parser.add_argument("-f", "--format", choices=list(FORMATS), default="text", help="default: text")
     parser.add_argument("--clean", action="store_true", help="only remove the containers that killed benches have left")
@@ -93,7 +99,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _factor(parser: argparse.ArgumentParser, name: str, metavar: str, text: str) -> None:
-    parser.add_argument(name, metavar=metavar, nargs="+", action="extend", help=text)
+    parser.add_argument(name, metavar=metavar, nargs="+", type=_word, action="extend", help=text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -107,17 +113,26 @@ def run(args: argparse.Namespace) -> int:
         args.network or ["bridge"],
         args.runtime or [None],
         [_options(text) for text in args.security_opt or ["default"]],
-        args.attach,
+        Attach(args.attach),
     )
+    folder: Path = args.output or Path(f"bench-{datetime.now().astimezone():%Y%m%d-%H%M%S}")
+    _refuse_used(folder)
     session = _session(args, arms)
     engine = _ask(target, arms)
     if session:
         engine = session().engine.facts()
-    folder: Path = args.output or Path(f"bench-{datetime.now().astimezone():%Y%m%d-%H%M%S}")
-    _make(folder)
     seed = secrets.randbelow(_SEEDS) if args.seed is None else args.seed
     plan = _Plan(args, target.url, arms, folder, engine, seed)
+    with _made(folder):
+        return _measure(plan, session)
+
+
+def _measure(plan: _Plan, session: Callable[[], Session] | None) -> int:
+    """All but the preparations; raises like `run`."""
+    args, folder = plan.args, plan.folder
     measured = plan.measure(session)
+    if measured.stopped_by and not measured.runs:
+        return _FIRST_SIGNAL_CODE + measured.stopped_by
     bench = plan.result(measured)
     write(folder / _RESULT, bench_json.render(bench, Page()))
     write(None, FORMATS[args.format](bench, Page.of(sys.stdout)))
@@ -155,11 +170,26 @@ def _ask(target: api.Address, arms: Sequence[Arm]) -> dict[str, Any]:
     return {"version": version.get("Version", ""), "go_version": version.get("GoVersion", "")}
 
 
-def _make(folder: Path) -> None:
+def _refuse_used(folder: Path) -> None:
+    """Raise UsageError for the folder of another bench: its recordings would be replaced, or taken for ours."""
+    if (folder / _RESULT).exists() or any(folder.glob(ANY_RECORDING)):
+        raise UsageError(f"{folder}: there is a bench in it; name another folder with -o")
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """The folder is there; what had to be made for it is taken away again if it stays empty."""
+    new = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ObserveError(f"{folder}: cannot be made: {error.strerror}; name another directory with -o") from error
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ObserveError(f"{folder}: cannot be made: {error.strerror}; name another folder with -o") from error
+        yield
+    finally:
+        with suppress(OSError):
+            for place in new:
+                place.rmdir()
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,27 +206,28 @@ class _Plan:
     wall_time_ns: int = field(default_factory=time.time_ns)
 
     def measure(self, attach: Callable[[], Session] | None) -> Measurement:
-        """All runs, recorded. Raises ObserveError if a warm-up fails."""
+        """All runs, recorded; no recording is left if nothing was measured. Raises ObserveError if a warm-up fails."""
         args, progress = self.args, _Progress(self.args.runs * len(self.arms))
         with ExitStack() as stack:
             stack.callback(progress.line.clear)
             recordings = stack.enter_context(self._recordings(attach().header())) if attach else None
-            measurement = Measurement(
-                turns=turns_of(self.arms, args.runs, args.concurrency, args.warmup, self.seed),
-                token=self.token,
-                command=args.command or _COMMAND,
-                generator=LoadGenerator(self.url, args.concurrency, self.token),
-                recordings=recordings,
-                attach=attach or _nothing_to_attach,
-                progress=progress.show,
-            )
+            runs: list[ClientRun] = []
             try:
+                measurement = Measurement(
+                    turns=turns_of(self.arms, args.runs, args.concurrency, args.warmup, self.seed),
+                    token=self.token,
+                    command=args.command or _COMMAND,
+                    generator=LoadGenerator(self.url, args.concurrency, self.token),
+                    recordings=recordings,
+                    attach=attach or _nothing_to_attach,
+                    progress=progress.show,
+                    runs=runs,
+                )
                 measurement.measure()
-            except ObserveError:
-                if recordings:
+            finally:
+                if recordings and not runs:
                     recordings.discard()
-                raise
-            if recordings:
+            if recordings and runs:
                 recordings.end(measurement.ended_early or "all runs done")
         return measurement
 
@@ -294,6 +325,15 @@ def _at_least(least: int, text: str) -> int:
         value = int(text)
     except ValueError:
         value = least - 1
-    if value < least:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of {least} or more")
+    if not least <= value <= _MOST:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from {least} to {_MOST}")
     return value
+
+
+def _word(text: str) -> str:
+    """What an arm can be made of: it goes into requests and names. Raises ArgumentTypeError."""
+    if not text or not text.isprintable():
+        raise argparse.ArgumentTypeError(
+            f"'{printable(text)}' is no name: it is empty, or has letters that do not print"
+        )
+    return text

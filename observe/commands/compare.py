@@ -62,6 +62,8 @@ def run(args: argparse.Namespace) -> int:
         write(args.output, FORMATS[args.format](comparison, Page.of(sys.stdout) if args.output is None else Page()))
     if args.fail_above is not None:
         _judge(comparison, args.fail_above)
+    elif _without_times(comparison):
+        print(f"observe: warning: {_without_times(comparison)}", file=sys.stderr)
     return 0
 
 
@@ -87,6 +89,8 @@ def _judge(comparison: Comparison, above_percent: float) -> None:
     ]
     if slower:
         raise RegressionError(*slower)
+    if _without_times(comparison):
+        raise ObserveError(_without_times(comparison))
     open_questions = undecided(comparison)
     if open_questions or not comparison.operations:
         counts = [f"{one.operation} {one.base.compared} and {one.new.compared}" for one in open_questions]
@@ -94,6 +98,22 @@ def _judge(comparison: Comparison, above_percent: float) -> None:
             f"not enough runs for --fail-above ({'; '.join(counts) or 'none at all'}): record at least "
             f"{comparison.needed_runs} runs that go well for BASE and for NEW"
         )
+
+
+def _without_times(comparison: Comparison) -> str:
+    """That no number of runs would do, if what went well in an arm is all of imported logs; else nothing."""
+    arms = [
+        name
+        for name, arm in (("BASE", comparison.base), ("NEW", comparison.new))
+        if any(run.outcome == "ok" for run in arm.report.runs)
+        and not any(run.duration_ns > 0 for run in arm.report.runs)
+    ]
+    if not arms:
+        return ""
+    return (
+        f"{' and '.join(arms)}: imported logs have no times, only an order, and cannot be compared by time; "
+        "compare what observe record or observe bench have made"
+    )
 
 
 def _called(operation: str, row: Row) -> str:

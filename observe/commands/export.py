@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import MappingProxyType
 
-from observe.commands._files import write
+from observe.commands._files import result_of_bench_refused, write
 from observe.errors import DataLostError, HostCannotError, ObserveError
 from observe.phases import load
 from observe.recording import Recording
@@ -44,7 +44,8 @@ def run(args: argparse.Namespace) -> int:
     Raises RecordingError for an unreadable file, HostCannotError if a library is missing, DataLostError for --strict,
     ObserveError if it cannot be written or sent, or if the format cannot say what the recording has.
     """
-    report, _ = assemble(args.file, load(), keep_events=True)
+    with result_of_bench_refused(args.file):
+        report, _ = assemble(args.file, load(), keep_events=True)
     for warning in report.warnings:
         print(f"observe: warning: {Page().safe(warning)}", file=sys.stderr)
     try:

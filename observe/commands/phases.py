@@ -11,6 +11,7 @@ from dataclasses import asdict
 from types import MappingProxyType
 from typing import Any
 
+from observe.commands._streams import write
 from observe.model import Kind
 from observe.phases import Catalogue, Phase, load
 from observe.reports.layout import Column, table
@@ -31,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the catalogue."""
-    sys.stdout.write(FORMATS[args.format](load(), Page.of(sys.stdout)))
+    write(FORMATS[args.format](load(), Page.of(sys.stdout)))
     return 0
 
 

@@ -65,13 +65,15 @@ class Answer:
             return self.body.decode(errors="replace") or f"status {self.status}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Connection:
     """An open connection to an API. It stays open between requests: its other end shows which process answers."""
 
     address: Address
     socket: socket.socket
     _http: http.client.HTTPConnection
+    #: Whoever then hangs up was an engine, and has ended.
+    _has_answered: bool = False
 
     @property
     def is_open(self) -> bool:
@@ -81,7 +83,7 @@ class Connection:
     def get(self, path: str) -> dict[str, Any]:
         """The JSON object at `path`. Raises HostCannotError if what answers is not a Docker engine, or nothing does."""
         url = self.address.url
-        with _one_line(url):
+        with _one_line(url, has_answered=self._has_answered):
             self._http.request("GET", path, headers={"User-Agent": "observe"})
             response = self._http.getresponse()
             body = response.read(_LARGEST_ANSWER_BYTES)
@@ -95,6 +97,7 @@ class Connection:
             answer = None
         if not isinstance(answer, dict):
             raise HostCannotError(f"{url} does not answer like Docker (GET {path}: not a JSON object); {_OTHER_HOST}")
+        self._has_answered = True
         return answer
 
     def exchange(self, method: str, path: str, body: Mapping[str, Any] | bytes | None = None) -> Answer:
@@ -106,7 +109,7 @@ class Connection:
         if data is not None:
             headers["Content-Type"] = "application/x-tar" if isinstance(data, bytes) else "application/json"
             data = data if isinstance(data, bytes) else json.dumps(data).encode()
-        with _one_line(self.address.url):
+        with _one_line(self.address.url, has_answered=self._has_answered):
             sent_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
             self._http.request(method, path, data, headers)
             # Not by getresponse: reading the headers takes as long as a short phase.
@@ -115,6 +118,7 @@ class Connection:
             answered_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
             response = self._http.getresponse()
             content = response.read()
+        self._has_answered = True
         return Answer(response.status, content, sent_ns, answered_ns)
 
 
@@ -250,8 +254,11 @@ def _secure(channel: socket.socket, host: str, files: TlsFiles) -> ssl.SSLSocket
 
 
 @contextlib.contextmanager
-def _one_line(url: str) -> Iterator[None]:
-    """Turn what sockets, TLS and HTTP raise into one line that says what to do; special errors come first."""
+def _one_line(url: str, *, has_answered: bool = False) -> Iterator[None]:
+    """Turn what sockets, TLS and HTTP raise into one line that says what to do; special errors come first.
+
+    `has_answered`: something that answers like Docker was there before.
+    """
     try:
         yield
     except FileNotFoundError as error:
@@ -267,6 +274,8 @@ def _one_line(url: str) -> Iterator[None]:
     except ssl.SSLError as error:
         raise HostCannotError(f"{url}: TLS failed ({error.reason}): check DOCKER_CERT_PATH") from error
     except (http.client.HTTPException, ConnectionError) as error:
+        if has_answered:
+            raise HostCannotError(f"the engine at {url} has ended: it hung up while it was asked") from error
         raise HostCannotError(f"{url} does not answer like Docker (no HTTP); {_OTHER_HOST}") from error
     except OSError as error:
         raise HostCannotError(f"cannot connect to {url} ({error.strerror or error}); {_OTHER_HOST}") from error

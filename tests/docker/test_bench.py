@@ -151,6 +151,28 @@ def test_a_signal_leaves_no_container_and_a_readable_result(
     assert recorded.count("start") >= len(document["runs"])
 
 
+def test_a_signal_in_the_warm_up_leaves_nothing_at_all(engine: Engine, tmp_path: Path) -> None:
+    line = command(engine, tmp_path / "new", "--network", "none", "--", "sleep", "50")
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while not left(engine):
+            assert process.poll() is None
+        assert (tmp_path / "new" / "none.observe").exists()
+        process.send_signal(signal.SIGINT)
+        out, errors = process.communicate(timeout=TIMEOUT_SECONDS)
+    assert (process.returncode, out, errors) == (130, "", "")
+    assert left(engine) == []
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_bench_leaves_an_earlier_one_alone(engine: Engine, tmp_path: Path) -> None:
+    assert bench(engine, tmp_path, "--runs", "1", "--warmup", "0", "--network", "none").returncode == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    done = bench(engine, tmp_path, "--network", "host", "no-such")
+    assert done.returncode == 2
+    assert done.stderr == f"observe: {tmp_path}: there is a bench in it; name another folder with -o\n"
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_a_killed_bench_leaves_no_container_either(engine: Engine, tmp_path: Path) -> None:
     with measuring(engine, tmp_path, "--network", "none") as process:
         process.kill()
@@ -217,6 +239,7 @@ def test_an_engine_that_dies_is_said_and_what_was_measured_is_kept(new_engine: E
         os.kill(engine.pid, signal.SIGKILL)
         out, errors = process.communicate(timeout=TIMEOUT_SECONDS)
     assert process.returncode == 1
+    assert f"the engine at {engine.url} has ended" in errors.splitlines()[-1]
     assert f"what was measured until then is in {folder}" in errors.splitlines()[-1]
     assert "ended early" in out
     assert result(folder)["ended_early"]

@@ -7,14 +7,18 @@ import os
 import signal
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from observe.__main__ import main
 from observe.bench import measure
+from observe.bench.load import STEPS
 from observe.bench.measure import Measurement
 from observe.bench.plan import Arm, Attach, Turn, arm_of_container, arms_of, container_name, turns_of
 from observe.bench.recordings import ArmRecordings, path_of
 from observe.collectors.waiting import readable
+from observe.commands import bench
 from observe.errors import EngineGoneError, ObserveError
 from observe.model import Event, EventBatch, Header, Kind, Note, NoteKind
 from observe.recording import Recording
@@ -47,11 +51,14 @@ class FakeGenerator:
 
     def take(self):
         results = []
+        durations_ns = dict.fromkeys((*STEPS, "total"), 1)
         for order in self.waiting:
             failed = self.answer(order)
             if isinstance(failed, Exception):
                 raise failed
-            results.append({"turn": order["turn"], "name": order["name"], "failed": failed, "durations_ns": {}})
+            results.append(
+                {"turn": order["turn"], "name": order["name"], "failed": failed, "durations_ns": durations_ns}
+            )
         self.waiting = []
         return results
 
@@ -288,3 +295,64 @@ def test_a_place_that_cannot_be_written_leaves_nothing_open(tmp_path):
     with pytest.raises(ObserveError, match=r"b\.observe"):
         ArmRecordings(tmp_path, HEADER, [Arm("a", "app", "none"), Arm("b", "app", "none")], TOKEN)
     assert len([*Path("/proc/self/fd").iterdir()]) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["b.observe"]
+
+
+# What is left in the folder --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bench_of(monkeypatch):
+    """Runs `observe bench` of two arms in a folder, with a generator that answers like this; its exit code."""
+
+    class Session(FakeSession):
+        engine = SimpleNamespace(facts=dict)
+
+        def header(self):
+            return HEADER
+
+    def run(folder, answer):
+        monkeypatch.setattr(bench, "LoadGenerator", lambda *_: FakeGenerator(answer))
+        monkeypatch.setattr(bench, "_session", lambda *_: lambda: Session([""]))
+        monkeypatch.setattr(bench, "_ask", lambda *_: {})
+        return main(["bench", "-o", str(folder), "--runs", "3", "--network", "none", "host"])
+
+    return run
+
+
+def interrupt(_order):
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def hang_up(_order):
+    return EngineGoneError("the engine has ended")
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [(lambda order: "host" in order["name"] and "start: no such network", 1), (interrupt, 130), (hang_up, 1)],
+)
+def test_of_a_bench_that_has_measured_nothing_nothing_is_left(tmp_path, bench_of, answer, code, capsys):
+    for folder in (tmp_path / "new" / "folder", tmp_path):
+        assert bench_of(folder, answer) == code
+        assert [*tmp_path.iterdir()] == []
+        assert capsys.readouterr().out == ""
+
+
+def test_what_was_measured_before_a_signal_is_kept(tmp_path, bench_of):
+    assert bench_of(tmp_path / "new", lambda order: interrupt(order) if order["turn"] == 4 else None) == 130
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["bench.json", "host.observe", "none.observe"]
+
+
+@pytest.mark.parametrize("name", ["none.observe", "other.observe", "bench.json"])
+def test_the_folder_of_another_bench_is_refused_before_anything_is_looked_at(tmp_path, name, capsys):
+    (tmp_path / name).write_bytes(b"measured")
+    assert main(["bench", "-o", str(tmp_path), "--docker-host", f"unix://{tmp_path}/none"]) == 2
+    assert capsys.readouterr().err == (f"observe: {tmp_path}: there is a bench in it; name another folder with -o\n")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {name: b"measured"}
+
+
+def test_a_folder_with_something_else_in_it_will_do(tmp_path, bench_of):
+    (tmp_path / "notes.txt").touch()
+    assert bench_of(tmp_path, lambda _order: None) == 0
+    assert len([*tmp_path.iterdir()]) == 4

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import mmap
 import re
 from collections import Counter
 from itertools import groupby
 
 import pytest
 
+from observe.__main__ import main
 from observe.bench.plan import (
     LABEL,
     ROUNDS_ATTACHED,
@@ -21,6 +23,7 @@ from observe.bench.plan import (
     pairs_of,
     turns_of,
 )
+from observe.commands._session import ring_bytes
 
 NETWORKS = ("none", "host", "bridge")
 
@@ -165,6 +168,46 @@ def test_the_create_request_says_what_the_arm_is():
         "HostConfig": {"NetworkMode": "host", "SecurityOpt": ["seccomp=unconfined"], "Runtime": "crun"},
     }
     assert "Runtime" not in Arm("x", "app", "none").body(["true"], "abc")["HostConfig"]
+
+
+# Wrong usage -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--runs", "0"], "--runs: '0' is no number from 1 to 1000000"),
+        (["--runs", "9" * 20], f"--runs: '{'9' * 20}' is no number from 1 to 1000000"),
+        (["--concurrency", "9" * 20], f"--concurrency: '{'9' * 20}' is no number from 1 to 1000000"),
+        (["--warmup", "-1"], "--warmup: '-1' is no number from 0 to 1000000"),
+        (["--warmup", "1" * 5000], " is no number from 0 to 1000000"),
+        (["--attach", "maybe"], "--attach: invalid choice: 'maybe' (choose from 'yes', 'no', 'both')"),
+        (["--network", "none", ""], "--network: '' is no name: it is empty, or has letters that do not print"),
+        (["--image", "\udcff"], r"--image: '\xff' is no name: it is empty, or has letters that do not print"),
+        (["--runtime", "a\nb"], r"--runtime: 'a\x0ab' is no name: it is empty, or has letters that do not print"),
+        (["--security-opt", ""], "--security-opt: '' is no name: it is empty, or has letters that do not print"),
+    ],
+)
+def test_what_no_arm_can_be_made_of_is_wrong_usage(options, said, tmp_path, capsys):
+    assert main(["bench", *options, "-o", str(tmp_path / "new"), "--docker-host", f"unix://{tmp_path}/none"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"{said}; see observe bench --help")
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("command", ["bench", "record"])
+@pytest.mark.parametrize("size", ["5", "0", "-4096", "2048", "12288", "4k", str(1 << 32), "9" * 20])
+def test_a_ring_of_an_impossible_size_is_wrong_usage(command, size, tmp_path, capsys):
+    assert main([command, f"--ring-bytes={size}", "--docker-host", f"unix://{tmp_path}/none"]) == 2
+    assert capsys.readouterr().err == (
+        f"observe: {command}: argument --ring-bytes: '{size}' is no size of a ring: a power of two from "
+        f"{mmap.PAGESIZE} to 2147483648; see observe {command} --help\n"
+    )
+
+
+@pytest.mark.parametrize("size", [mmap.PAGESIZE, 1 << 31])
+def test_a_ring_may_be_a_page_and_as_large_as_a_map(size):
+    assert ring_bytes(str(size)) == size
 
 
 # Turns -----------------------------------------------------------------------------------------------------

@@ -16,11 +16,15 @@ import pytest
 
 from observe import __version__, commands
 from observe.__main__ import main
-from observe.errors import DataLostError, HostCannotError, ObserveError
+from observe.commands import _streams
+from observe.errors import DataLostError, HostCannotError, ObserveError, RegressionError
 from observe.model import Event, EventBatch, Header, Kind, Loss, Mark
 from observe.recording import Recording, RecordingWriter
+from observe.reports import Page, bench_json
+from observe.reports.bench_rows import Bench
 
 COMMANDS = Path(commands.__file__).parent
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "three-at-once.observe"
 
 
 class Spy:
@@ -120,7 +124,20 @@ def test_debug_behind_two_dashes_belongs_to_the_recorded_command(spy, capsys):
 )
 def test_wrong_usage_is_two(arguments, capsys):
     assert main(arguments) == 2
-    assert "usage: observe" in capsys.readouterr().err
+    assert re.fullmatch(r"observe: .*; see observe .*--help\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["compare", "A", "B", "C", "D"], "compare: unrecognized arguments: C D; see observe compare --help"),
+        (["phases", "--nonsense"], "phases: unrecognized arguments: --nonsense; see observe phases --help"),
+        (["--nonsense", "phases"], "unrecognized arguments: --nonsense; see observe --help"),
+    ],
+)
+def test_a_wrong_usage_is_said_by_the_command_that_it_is_of(arguments, said, capsys):
+    assert main(arguments) == 2
+    assert capsys.readouterr().err == f"observe: {said}\n"
 
 
 def test_a_wrong_command_is_answered_with_the_right_ones(capsys):
@@ -215,22 +232,115 @@ def test_the_exit_code_is_the_same_when_nobody_reads_stderr():
     assert done.returncode == 2
 
 
+# Standard streams ------------------------------------------------------------------------------------------
+
+#: Python's own standard output, and one whose write that was only half done is taken for a whole one.
+buffered_or_not = pytest.mark.parametrize("unbuffered", ["", "1"])
+
+
+def environment(**environ):
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONDONTWRITEBYTECODE": "1", **environ}
+
+
+def in_shell(line, *arguments, **environ):
+    """What became of a shell's line, in which "$@" is observe with these arguments."""
+    return subprocess.run(
+        ["bash", "-c", line, "-", sys.executable, "-m", "observe", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(**environ),
+    )
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-@pytest.mark.parametrize("arguments", [["--version"], ["phases"], ["phases", "-f", "json"]])
-def test_a_full_disk_is_said_once(arguments):
-    with Path("/dev/full").open("w") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "observe", *arguments],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-            # Buffered: what does not fit shows only when it is flushed.
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUNBUFFERED": ""},
-        )
+@buffered_or_not
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--version"],
+        ["phases"],
+        ["phases", "-f", "json"],
+        ["report", str(FIXTURE)],
+        ["report", str(FIXTURE), "-f", "html"],
+        ["compare", str(FIXTURE), str(FIXTURE), "--fail-above", "0"],
+    ],
+)
+def test_a_full_disk_is_said_once(arguments, unbuffered):
+    done = in_shell('"$@" > /dev/full', *arguments, PYTHONUNBUFFERED=unbuffered)
     assert done.returncode == 1
+    assert done.stderr == (
+        "observe: standard output cannot be written: No space left on device; "
+        "make room, or send the output to another place\n"
+    )
+
+
+@buffered_or_not
+@pytest.mark.parametrize("form", ["json", "html"])
+def test_a_disk_that_becomes_full_cuts_nothing_off_in_silence(form, unbuffered, tmp_path):
+    # The limit of a file's size (in KiB) lets a part of it through, as a disk does.
+    line = f'ulimit -f 8; "$@" > "{tmp_path}/out"'
+    done = in_shell(line, "report", str(FIXTURE), "-f", form, PYTHONUNBUFFERED=unbuffered)
+    assert (tmp_path / "out").stat().st_size == 8 << 10
+    assert done.returncode == 1
+    assert done.stderr.startswith("observe: standard output cannot be written: File too large; ")
     assert len(done.stderr.splitlines()) == 1
-    assert "No space left" in done.stderr
+
+
+@buffered_or_not
+def test_a_reader_that_leaves_in_the_middle_ends_it(unbuffered):
+    command = [sys.executable, "-m", "observe", "report", str(FIXTURE), "-f", "html"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(PYTHONUNBUFFERED=unbuffered)
+    ) as process:
+        # A pipe holds less than the page has: it waits in the middle of a write.
+        process.stdout.read(1)
+        process.stdout.close()
+        assert process.wait() == 141
+        assert process.stderr.read() == b""
+
+
+def test_a_report_that_a_regression_ends_with_is_written_first(spy, monkeypatch):
+    """`compare --fail-above` says 5 only of a comparison that could be read."""
+    one = spy()
+
+    def run(_args):
+        _streams.write("told")
+        raise RegressionError("slower")
+
+    one.run = run
+    assert main(["phases"]) == 5
+    with Path("/dev/full").open("w") as full, monkeypatch.context() as place:
+        place.setattr(sys, "stdout", full)
+        assert main(["phases"]) == 1
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+def test_closed_streams_change_neither_the_result_nor_the_exit_code(closed, recording, tmp_path):
+    path = recording(events=5000)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) - len(data) // 3])  # there is something to warn of
+    out = tmp_path / "out.json"
+    done = in_shell(f'"$@" {closed}', "report", "--strict", "-f", "json", "-o", str(out), str(path))
+    assert done.returncode == 4
+    assert json.loads(out.read_text())["loss"]["damaged_bytes"] > 0
+    assert done.stdout == ""
+    assert ("Traceback" in done.stderr, bool(done.stderr)) == (False, "2>&-" not in closed)
+
+
+def test_warnings_of_a_closed_stderr_are_not_in_the_data(recording):
+    path = recording(events=5000)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) - len(data) // 3])
+    done = in_shell('"$@" 2>&-', "report", "-f", "json", str(path))
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["warnings"]
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["phases"], ["report", str(FIXTURE)]])
+def test_output_for_nobody_is_no_error(arguments):
+    done = in_shell('"$@" >&-', *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # report ----------------------------------------------------------------------------------------------------
@@ -269,6 +379,36 @@ def test_the_report_goes_where_it_was_sent(recording, tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["report", "a.rec"],
+        ["report", "a.rec", "-f", "html"],
+        ["compare", "a.rec", "b.rec"],
+        ["export", "a.rec", "-t", "inotifywait"],
+    ],
+)
+def test_no_recording_is_overwritten(arguments, recording, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(recording("a.rec"))
+    recording("b.rec")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for target in before:
+        assert main([*arguments, "-o", target]) == 2
+        assert capsys.readouterr().err == (
+            f"observe: {target} is a recording, which would be lost; name another file with -o\n"
+        )
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_an_older_report_is_overwritten(recording, tmp_path):
+    out = tmp_path / "out"
+    for content in (b"", b"older"):
+        out.write_bytes(content)
+        assert main(["report", str(recording()), "-o", str(out)]) == 0
+        assert b"node1" in out.read_bytes()
+
+
 def test_a_place_that_cannot_be_written_is_said(recording, tmp_path, capsys):
     assert main(["report", str(recording()), "-o", str(tmp_path / "no" / "where")]) == 1
     assert re.fullmatch(
@@ -286,6 +426,26 @@ def test_what_is_no_recording_is_refused_by_name(tmp_path, content, capsys):
     assert err.startswith("observe: ")
     assert "foreign.rec" in err
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments", [["report"], ["compare", str(FIXTURE)], ["export", "-t", "csv"]], ids=lambda words: words[0]
+)
+def test_the_result_of_a_bench_is_called_by_its_name(arguments, tmp_path, capsys):
+    path = tmp_path / "renamed.json"
+    path.write_text(bench_json.render(Bench({}, {}, 0, 1, 1, 1, 7, ["true"], [], [], []), Page()))
+    assert main([*arguments, str(path)]) == 1
+    assert capsys.readouterr().err == (
+        f"observe: cannot read {path}: it is a bench's result; name one of its *.observe, or, to compare, its folder\n"
+    )
+
+
+@pytest.mark.parametrize("content", ["{", '{"schema_version": 1, "runs": []}', "[" * 100_000])
+def test_other_json_is_not_taken_for_the_result_of_a_bench(content, tmp_path, capsys):
+    path = tmp_path / "other.json"
+    path.write_text(content)
+    assert main(["report", str(path)]) == 1
+    assert "not a recording of observe" in capsys.readouterr().err
 
 
 def test_a_damaged_recording_is_reported_as_far_as_it_goes(recording, capsys):
@@ -355,6 +515,19 @@ def test_import_makes_a_recording_and_names_the_lines_it_left_out(tmp_path, caps
     assert recorded.header.options["origin"] == "import"
     assert recorded.header.engine == {"data_root": "/var/lib/docker"}
     assert recorded.damage.warnings == ()
+
+
+def test_of_many_lines_that_cannot_be_read_ten_are_told_and_the_others_counted(tmp_path, capsys):
+    log, out = tmp_path / "log", tmp_path / "out\x1b[2J.rec"
+    for bad in (10, 300):
+        log.write_text(f"no event{' ' * 9000}.\n" * bad + LOG)
+        assert main(["import", "inotifywait", str(log), "-o", str(out)]) == 0
+        told = capsys.readouterr().err.splitlines()
+        assert [line.split(":")[2] for line in told[:10]] == [str(number) for number in range(1, 11)]
+        assert max(map(len, told)) < 1000
+        # The log has another one.
+        assert told[10] == f"observe: {log}: other lines that cannot be read: {bad + 1 - 10}"
+        assert told[11:] == [f"{tmp_path}/out\\x1b[2J.rec: events: 2, lines left out: {bad + 1}"]
 
 
 def test_a_log_without_any_readable_line_is_an_error_and_makes_no_file(tmp_path, capsys):

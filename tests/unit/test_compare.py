@@ -820,6 +820,23 @@ def test_too_few_runs_are_an_answer_unless_a_verdict_was_asked_for(recordings, c
     assert re.fullmatch(r"observe: not enough runs for --fail-above \(create 3 and 3; start 3 and 3\): .*\n", seen.err)
 
 
+def test_imported_logs_are_not_asked_for_more_runs(tmp_path, capsys):
+    imported = tmp_path / "imported.observe"
+    log = FIXTURE.with_name("inotify-create-19.03.log")
+    assert main(["import", "inotifywait", str(log), "-o", str(imported)]) == 0
+    capsys.readouterr()
+    for base, new, arms in (
+        (imported, imported, "BASE and NEW"),
+        (imported, FIXTURE, "BASE"),
+        (FIXTURE, imported, "NEW"),
+    ):
+        said = f"{arms}: imported logs have no times, only an order, and cannot be compared by time; compare what"
+        assert main(["compare", str(base), str(new), "--fail-above", "5"]) == 1
+        assert capsys.readouterr().err.startswith(f"observe: {said}")
+        assert main(["compare", str(base), str(new)]) == 0
+        assert capsys.readouterr().err.startswith(f"observe: warning: {said}")
+
+
 def test_the_comparison_goes_where_it_was_sent(tmp_path, capsys):
     out = tmp_path / "out.csv"
     assert main(["compare", str(FIXTURE), str(FIXTURE), "-f", "csv", "-o", str(out)]) == 0

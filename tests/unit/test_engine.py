@@ -295,6 +295,16 @@ def test_what_is_not_docker_is_said_in_one_line(tmp_path, answer, says):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("ask", [lambda one: one.get("/info"), lambda one: one.exchange("POST", "/containers/a/wait")])
+def test_an_engine_that_has_answered_and_hangs_up_has_ended(tmp_path, ask):
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+    with server(tmp_path / "s.sock", answer) as url, api.connect(api.address(url), 5) as connection:
+        assert connection.get("/version") == {}
+        with pytest.raises(HostCannotError, match=f"the engine at {url} has ended") as raised:
+            ask(connection)
+    assert "--docker-host" not in str(raised.value)
+
+
 def test_a_socket_that_never_answers(tmp_path):
     with closing(socket.socket(socket.AF_UNIX)) as silent:
         silent.bind(str(tmp_path / "s.sock"))
