@@ -112,7 +112,6 @@ class _Handler(BaseHTTPRequestHandler):
     server: Server
     timeout = PATIENCE_SECONDS
     server_version, sys_version = "observe", ""
-    error_message_format, error_content_type = "%(code)d %(message)s\n", "text/plain; charset=utf-8"
 
     def do_GET(self) -> None:
         """Answer."""
@@ -122,14 +121,24 @@ class _Handler(BaseHTTPRequestHandler):
         """Answer without the body."""
         self._answer(with_body=False)
 
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:  # noqa: ARG002
+        """What the base class refuses, with the headers of every other answer."""
+        status = HTTPStatus(code)
+        text = f"{code} {message or status.phrase}\n"
+        self._send(Answer(text.encode(errors="replace"), status=status), with_body=self.command != "HEAD")
+
     def _answer(self, *, with_body: bool) -> None:
         if not (self.server.any_host or _is_local_name(self.headers.get("Host", ""))):
             answer = Answer(b"this host name is not ours: use the address\n", status=HTTPStatus.MISDIRECTED_REQUEST)
         else:
             answer = self.server.site.get(self.path.partition("?")[0], self.headers.get("Accept", ""))
+        accepted = gzip_accepted(self.headers.get("Accept-Encoding", ""))
+        self._send(answer, with_body=with_body, compressed=accepted)
+
+    def _send(self, answer: Answer, *, with_body: bool, compressed: bool = False) -> None:
         body = answer.body
         self.send_response(answer.status)
-        if len(body) >= _GZIP_BYTES and gzip_accepted(self.headers.get("Accept-Encoding", "")):
+        if compressed and len(body) >= _GZIP_BYTES:
             body = gzip.compress(body, 1)
             self.send_header("Content-Encoding", "gzip")
         for name, value in {

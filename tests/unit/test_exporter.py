@@ -219,8 +219,20 @@ def test_answers_have_strict_headers_and_may_be_compressed():
         assert gzip.decompress(compressed) == body
         head, nothing = request(server, "HEAD")
         assert (head.headers["Content-Length"], nothing) == (str(len(body)), b"")
-        assert request(server, "POST")[0].status == 501
         assert request(server, path="/?x=1")[0].status == 200
+
+
+def test_what_http_itself_refuses_has_the_same_headers():
+    with served(snapshot_of()) as server:
+        good, _ = request(server, path="/healthz")
+        names = set(good.headers) - {"Content-Length"}
+        refused = [request(server, method) for method in ("POST", "<b>", "HEAD /healthz")]
+        assert [answer.status for answer, _ in refused] == [501, 501, 400]
+        for answer, body in refused:
+            assert {name: answer.headers[name] for name in names - {"Date"}} == {
+                name: good.headers[name] for name in names - {"Date"}
+            }
+            assert answer.headers["Content-Length"] == str(len(body))
 
 
 def test_a_web_page_of_another_name_cannot_read_it():
