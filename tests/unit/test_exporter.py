@@ -7,6 +7,7 @@ import gzip
 import http.client
 import json
 import socket
+import threading
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -188,8 +189,8 @@ def test_scripts_and_styles_come_from_files_only():
 
 
 @contextmanager
-def served(snapshot, **options):
-    server = Server("127.0.0.1", 0, site_of(snapshot), **options)
+def served(snapshot, names=(), **changes):
+    server = Server("127.0.0.1", 0, site_of(snapshot, **changes), names)
     server.start()
     try:
         yield server
@@ -236,12 +237,25 @@ def test_what_http_itself_refuses_has_the_same_headers():
 
 
 def test_a_web_page_of_another_name_cannot_read_it():
-    allowed, forbidden = ("127.0.0.1:9758", "localhost", "[::1]:9", ""), ("evil.example", "[")
+    allowed = ("127.0.0.1:9758", "192.0.2.7", "localhost", "LOCALHOST:1", "[::1]:9", "")
+    forbidden = ("evil.example", "[", "127.0.0.1.evil.example", "localhost.evil.example", "localhost:80@evil.example")
     with served(snapshot_of()) as server:
         assert [request(server, Host=host)[0].status for host in allowed] == [200] * len(allowed)
         assert [request(server, Host=host)[0].status for host in forbidden] == [421] * len(forbidden)
-    with served(snapshot_of(), any_host=True) as server:
-        assert {request(server, Host=host)[0].status for host in (*allowed, *forbidden)} == {200}
+
+
+def test_names_that_are_allowed_are_its_own_and_those_that_were_given(monkeypatch):
+    monkeypatch.setattr(socket, "gethostname", lambda: "Node7.example.net")
+    own = ("node7.example.net:9758", "NODE7", "node7:1")
+    given, others = (
+        ("observe:9758", "Observe", "a.b"),
+        ("node7.example.org", "example.net", "b", "observe.evil.example"),
+    )
+    with served(snapshot_of(), ["observe", "A.b"]) as server:
+        assert [request(server, Host=host)[0].status for host in (*own, *given)] == [200] * 6
+        answers = [request(server, Host=host) for host in others]
+        assert [answer.status for answer, _ in answers] == [421] * len(others)
+        assert all(b"--allow-host NAME" in body for _, body in answers)
 
 
 def test_a_port_that_is_taken_is_said_in_one_line():
@@ -249,21 +263,70 @@ def test_a_port_that_is_taken_is_said_in_one_line():
         Server("127.0.0.1", server.port, site_of(snapshot_of()))
 
 
-def test_when_all_places_are_taken_the_next_one_is_closed_at_once():
-    with served(snapshot_of()) as server, ExitStack() as stack:
-        address = ("127.0.0.1", server.port)
-        for _ in range(CONNECTIONS):
-            stack.enter_context(socket.create_connection(address, 60)).sendall(b"GET / HTTP/1.1\r\nX: ")
+HALF = b"GET / HTTP/1.1\r\nX: "
+
+
+def held(stack, server, said):
+    """A connection on which that was said."""
+    client = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 60))
+    client.sendall(said)
+    return client
+
+
+def until(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@contextmanager
+def served_slowly():
+    """A server, a request that it does not answer before `gate` is set, and `gate`."""
+    gate, run = threading.Event(), made_run(3)
+    with served(snapshot_of(run), operation_page=OperationPage(lambda _: b"slow" * gate.wait(60))) as server:
+        yield server, f"GET /operations/{key_of(run)} HTTP/1.0\r\n\r\n".encode(), gate
+
+
+def test_when_all_places_are_taken_by_requests_the_next_one_is_closed_at_once():
+    with served_slowly() as (server, slow, gate), ExitStack() as stack:
+        clients = [held(stack, server, slow) for _ in range(CONNECTIONS)]
+        until(lambda: len(server._deadlines) == CONNECTIONS and not server._unheard)
         # Less than the patience with the others, which must not be what makes room.
-        with socket.create_connection(address, server_module.PATIENCE_SECONDS / 2) as late:
+        with socket.create_connection(("127.0.0.1", server.port), server_module.PATIENCE_SECONDS / 2) as late:
             assert late.recv(10) == b""
         assert len(server._deadlines) == CONNECTIONS
-        stack.close()
-        deadline = time.monotonic() + 60
-        while server._deadlines:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        gate.set()
+        assert all(client.makefile("rb").read().endswith(b"slow") for client in clients)
+        until(lambda: not server._deadlines)
         assert request(server, path="/healthz")[0].status == 200
+
+
+def test_who_has_not_asked_yet_makes_room_for_who_comes_the_oldest_first(monkeypatch):
+    for patience in ("HEAD_SECONDS", "PATIENCE_SECONDS"):
+        monkeypatch.setattr(server_module, patience, 600)
+    with served(snapshot_of()) as server, ExitStack() as stack:
+        clients = [held(stack, server, HALF) for _ in range(3 * CONNECTIONS)]
+        assert request(server, path="/healthz")[0].status == 200
+        cut_off, waiting = clients[: 1 - CONNECTIONS], clients[1 - CONNECTIONS :]
+        assert [client.recv(1) for client in cut_off] == [b""] * len(cut_off)
+        for client in waiting:
+            client.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                client.recv(1)
+
+
+def test_who_does_not_ask_is_cut_off_sooner_than_who_waits_for_an_answer(monkeypatch):
+    monkeypatch.setattr(server_module, "HEAD_SECONDS", 0.1)
+    monkeypatch.setattr(server_module, "_POLL_SECONDS", 0.05)
+    monkeypatch.setattr(server_module, "PATIENCE_SECONDS", 600)
+    monkeypatch.setattr(server_module._Handler, "timeout", 600)
+    with served_slowly() as (server, slow, gate), ExitStack() as stack:
+        asks = held(stack, server, slow)
+        until(lambda: server._deadlines and not server._unheard)
+        assert held(stack, server, HALF).recv(1) == b""
+        gate.set()
+        assert asks.makefile("rb").read().endswith(b"slow")
 
 
 def test_who_speaks_for_too_long_is_cut_off_however_often_he_says_something(monkeypatch):
