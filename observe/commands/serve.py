@@ -58,6 +58,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--listen", metavar="ADDR:PORT", type=_address, default=_LISTEN, help=f"default: {_LISTEN[0]}:{_LISTEN[1]}"
     )
     parser.add_argument("--allow-remote", action="store_true", help="listen also on an address that others can reach")
+    parser.add_argument(
+        "--allow-host",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="answer also to requests for that host name, not only for an address, localhost or this host's own name",
+    )
     parser.add_argument("--docker-host", metavar="URL", help="default: $DOCKER_HOST, then unix:///var/run/docker.sock")
     parser.add_argument("--keep", metavar="DIR", type=Path, help="keep a recording of each slow operation there")
     parser.add_argument(
@@ -115,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
             load(), PROBES, sinks, events_slower_than_ns=args.keep_slower_than if args.keep is not None else None
         )
         site = Site(lambda: live.snapshot, live.watch, time.time_ns, _operation_page())
-        server = Server(address, port, site, any_host=args.allow_remote)
+        server = Server(address, port, site, args.allow_host)
         for sink in sinks:
             sink.start()
             stack.callback(sink.close)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import shutil
 import subprocess
@@ -14,6 +15,8 @@ from zipfile import ZipFile
 import kubernetes_validate
 import pytest
 import yaml
+
+from observe.commands import serve
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -101,6 +104,21 @@ def test_compose_has_the_capabilities_and_mounts_it_needs_and_no_others():
     assert "privileged" not in ours
     host = [volume for volume in ours["volumes"] if volume.startswith("/")]
     assert host == ["/run:/run:ro", "/sys/kernel/tracing:/sys/kernel/tracing:ro"]
+
+
+def test_compose_lets_its_prometheus_ask_by_the_name_it_uses():
+    configuration = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["configs"]["prometheus"]["content"]
+    targets = [
+        target.partition(":")[0]
+        for job in yaml.safe_load(configuration)["scrape_configs"]
+        for static in job["static_configs"]
+        for target in static["targets"]
+    ]
+    parser = argparse.ArgumentParser()
+    serve.configure(parser)
+    name, *options = service()["command"]
+    assert name == serve.NAME
+    assert parser.parse_args(options).allow_host == targets == ["observe"]
 
 
 def test_compose_mounts_files_that_exist():
