@@ -15,9 +15,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from observe import host
+from observe import engine, host
 from observe.collectors.follow import EngineFollower
 from observe.collectors.session import PROBES, SessionOptions
+from observe.commands._session import ring_bytes
 from observe.errors import HostCannotError, UsageError
 from observe.exporter.flight import DEFAULT_BYTES, FlightRecorder
 from observe.exporter.live import Live
@@ -90,7 +91,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-inotify", action="store_true", help="without file events")
     parser.add_argument("--no-functions", action="store_true", help="kernel evidence only")
     parser.add_argument(
-        "--ring-bytes", metavar="N", type=int, default=DEFAULT_RING_BYTES, help=f"default: {DEFAULT_RING_BYTES}"
+        "--ring-bytes", metavar="N", type=ring_bytes, default=DEFAULT_RING_BYTES, help=f"default: {DEFAULT_RING_BYTES}"
     )
 
 
@@ -99,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
     address, port = args.listen
     if not (args.allow_remote or _is_loopback(address)):
         raise UsageError(f"{address} can be reached from other hosts: add --allow-remote if that is meant")
+    engine.address(args.docker_host)  # no waiting mends an address
     traces = [_traces(args.otlp_endpoint)] if args.otlp_endpoint is not None else []
     host.require(host.checks())
     options = SessionOptions(

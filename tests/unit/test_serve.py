@@ -116,6 +116,22 @@ def test_where_traces_cannot_go_is_wrong_usage_on_any_host(endpoint, headers, na
     assert named in line
 
 
+@pytest.mark.parametrize(
+    ("options", "code", "named"),
+    [
+        (["--docker-host", "garbage"], 3, "garbage is no address"),
+        (["--docker-host", "unix://docker.sock"], 3, "no absolute path"),
+        (["--ring-bytes", "12345"], 2, "is no size of a ring"),
+        (["--ring-bytes", "-1"], 2, "is no size of a ring"),
+    ],
+)
+def test_what_no_waiting_mends_is_said_at_once(options, code, named, monkeypatch, capsys):
+    monkeypatch.setattr("observe.commands.serve.host.require", lambda _checks: pytest.fail("waits for an engine"))
+    assert main(["serve", "--listen", "127.0.0.1:0", *options]) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert named in line
+
+
 class Staying(Follower):
     """Its session does not end; remembers how long each wait leaves events together (None: as usual)."""
 
