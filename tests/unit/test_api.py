@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import gc
 import re
 import subprocess
 import sys
@@ -18,7 +17,7 @@ import observe
 from observe import api
 from observe.errors import RecordingError
 from observe.export import events
-from observe.model import SYSCALLS, Header, Loss, Note, NoteKind, Run
+from observe.model import SYSCALLS, Header, Loss, Note, NoteKind
 from observe.phases import load
 from observe.recording import Recording, RecordingWriter
 from observe.reports.assemble import assemble
@@ -167,8 +166,7 @@ def test_each_table_is_made_once_and_only_when_it_is_asked_for(monkeypatch):
 def test_the_events_are_not_kept_twice():
     recording = observe.open(THREE)
     assert len(recording.events)
-    held = [one for one in gc.get_objects() if isinstance(one, Run) and one.events]
-    assert held == []
+    assert {run.events for run in recording.__dict__["_report"].runs} == {()}
 
 
 def test_what_is_no_recording_is_said_at_once(tmp_path):
