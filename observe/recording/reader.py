@@ -44,7 +44,7 @@ _KINDS = {kind.value: kind.label for kind in Kind}
 class Damage:
     """What is wrong with a file."""
 
-    #: Bytes that belong to no readable frame, a cut one at the end included.
+    #: Bytes that belong to no readable frame, a cut one at the end included; not what is left of conclusions.
     damaged_bytes: int
     #: The end note is missing.
     truncated: bool
@@ -233,13 +233,15 @@ class _Scan:
 
     def frames(self, offset: int) -> Iterator[_Frame]:
         """All whole frames from `offset` on; what lies between them is damage."""
+        last: _Frame | None = None
         while offset < self._size:
             frame = self.frame_at(offset) or self._next_frame(offset + 1)
             start = self._size if frame is None else frame.start
-            if start > offset and not self._are_conclusions(offset):
+            if start > offset and not (last is not None and _ends(last) and self._are_conclusions(offset, start)):
                 self.skip(offset, start)
             if frame is None:
                 return
+            last = frame
             if frame.kind != layout.FrameKind.CONCLUSIONS:
                 self.fingerprint = layout.chained(self.fingerprint, frame.crc32)
             yield frame
@@ -265,10 +267,22 @@ class _Scan:
             warnings.append(f"{self.left_out} frames of a newer observe were left out; update observe to see them")
         return Damage(self.damaged_bytes, not self.ended, tuple(warnings))
 
-    def _are_conclusions(self, offset: int) -> bool:
-        """Whether a frame of conclusions begins there, whole or not: nothing recorded is missing without it."""
-        head = layout.unpack_frame_head(self.read(offset, layout.FRAME_HEAD_BYTES))
-        return head is not None and head.kind == layout.FrameKind.CONCLUSIONS
+    def _are_conclusions(self, start: int, end: int) -> bool:
+        """Whether these bytes without a whole frame, behind the recording's end, are what is left of conclusions.
+
+        Nothing recorded is missing then. The end of the file may cut even their head, or be filled with zeros.
+        """
+        data = self.read(start, layout.FRAME_HEAD_BYTES)
+        head = layout.unpack_frame_head(data)
+        if head is not None and head.kind == layout.FrameKind.CONCLUSIONS:
+            return True
+        begun = data.rstrip(b"\0")
+        whole = layout.CONCLUSIONS_START
+        return end == self._size and whole.startswith(begun[: len(whole)]) and self._is_zero(start + len(begun), end)
+
+    def _is_zero(self, start: int, end: int) -> bool:
+        sizes = ((base, min(_CHUNK_BYTES, end - base)) for base in range(start, end, _CHUNK_BYTES))
+        return all(self.read(base, size_bytes) == bytes(size_bytes) for base, size_bytes in sizes)
 
     def _next_frame(self, offset: int) -> _Frame | None:
         """The first whole frame at `offset` or later."""
@@ -325,6 +339,17 @@ def _decode(frame: _Frame) -> layout.Columns | Note | None:
     if frame.kind == layout.FrameKind.HEADER:
         raise RecordingError("a second header: two recordings in one file")
     return None
+
+
+def _ends(frame: _Frame) -> bool:
+    """Whether nothing that was recorded stands behind it."""
+    if frame.kind != layout.FrameKind.NOTE:
+        return frame.kind == layout.FrameKind.CONCLUSIONS
+    try:
+        note = layout.decode_note(frame.payload)
+    except RecordingError:
+        return False
+    return note is not None and note.kind is NoteKind.END
 
 
 def _categorical(codes: npt.NDArray[Any], label: Callable[[int], str]) -> pd.Categorical:

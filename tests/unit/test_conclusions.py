@@ -23,9 +23,9 @@ from streams import FIXTURES, recorded
 import observe
 from observe.__main__ import main
 from observe.correlate import stamp, stamps
-from observe.model import Departure, DepartureKind, Header, Note, NoteKind
+from observe.model import Conclusions, Departure, DepartureKind, Event, EventBatch, Header, Kind, Loss, Note, NoteKind
 from observe.phases import load
-from observe.recording import Recording, RecordingWriter, conclusions, keep_conclusions, reader, writer
+from observe.recording import Damage, Recording, RecordingWriter, conclusions, keep_conclusions, reader, writer
 from observe.recording import format as layout
 from observe.reports import assemble as assembling
 from observe.reports.assemble import assemble, conclude
@@ -57,6 +57,23 @@ def frames(path: Path) -> list[reader._Frame]:
 def with_header(header: Header) -> bytes:
     """The beginning of another recording."""
     return layout.pack_prelude() + layout.pack_frame(layout.FrameKind.HEADER, layout.encode_header(header))
+
+
+def tiny(tmp_path: Path) -> tuple[Path, int]:
+    """A recording of two events, with conclusions of hardly anything, and where these begin."""
+    path = tmp_path / "tiny.observe"
+    of, _ = recorded("functions")
+    events = EventBatch.of([Event(5, Kind.MKDIR, path="/a"), Event(6, Kind.MKDIR, path="/b")])
+    with RecordingWriter(path, of) as recorder:
+        for item in (Note(NoteKind.WARNING, 4, {"text": "w"}), events, Note(NoteKind.END, 7, {})):
+            recorder.write(item)
+    start = path.stat().st_size
+    run, _ = assemble(FIXTURES / "functions.observe", load())[0].runs
+    found = Conclusions(
+        runs=(replace(run, phases=run.phases[:1], functions=(), calls=(), configuration={}),), loss=Loss()
+    )
+    assert keep_conclusions(path, found, stamp(), Recording.open(path).fingerprint)
+    return path, start
 
 
 def is_used(path: Path) -> bool:
@@ -210,10 +227,12 @@ def test_what_happens_to_conclusions_costs_time_only(tmp_path):
     path, start = concluded(tmp_path)
     whole = path.read_bytes()
     report = assemble(path, load())[0]
-    # Magic, kind and length: without them, nobody knows that these are no events.
-    heads = {frame.start + place for frame in frames(path) if frame.kind == FRAME for place in range(12)}
+    # Magic and kind: without them, nobody knows that these are no events. Nor with a length that nobody writes.
+    starts = [frame.start for frame in frames(path) if frame.kind == FRAME]
+    heads = {start + place for start in starts for place in range(len(layout.CONCLUSIONS_START))}
+    lengths = {start + len(layout.CONCLUSIONS_START) + place for start in starts for place in range(4)}
     choose = random.Random(4)  # noqa: S311 - places to damage
-    for place in choose.sample(range(start, len(whole)), 80):
+    for place in [*choose.sample(sorted(heads), 10), *choose.sample(sorted({*range(start, len(whole))} - lengths), 80)]:
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << choose.randrange(8)]) + whole[place + 1 :])
         assert not is_used(path), place
         found, damage = assemble(path, load())
@@ -221,13 +240,75 @@ def test_what_happens_to_conclusions_costs_time_only(tmp_path):
         assert repr(found.runs) == repr(report.runs), place
     for cut in (
         start,
-        *range(start + 16, start + 20),
+        *range(start + 1, start + 20),
         *choose.sample(range(start + 16, len(whole)), 20),
         len(whole) - 1,
     ):
         path.write_bytes(whole[:cut])
         assert not is_used(path), cut
         assert repr(assemble(path, load())) == repr((report, ())), cut
+
+
+UNHARMED = Damage(0, truncated=False, warnings=())
+
+
+def test_a_cut_at_any_byte_behind_the_recordings_end_loses_no_events(tmp_path):
+    path, start = tiny(tmp_path)
+    whole = path.read_bytes()
+    for cut in range(start, len(whole)):
+        for tail in (b"", bytes(len(whole) - cut)):  # what a crash had no time to write may be zeros
+            path.write_bytes(whole[:cut] + tail)
+            recording = Recording.open(path)
+            assert recording.check() == UNHARMED, (cut, tail)
+            assert len(recording.events()) == 2
+    assert main(["report", str(path), "--strict"]) == 0
+    path.write_bytes(whole[: start + 1])
+    assert main(["report", str(path), "--strict"]) == 0
+
+
+def test_what_else_stands_behind_the_recordings_end_is_told(tmp_path):
+    path, start = tiny(tmp_path)
+    whole = path.read_bytes()
+    begun = layout.CONCLUSIONS_START
+    for tail in (b"tail", begun[:3] + b"x", begun[:3] + b"\0x", begun[:4] + b"\2", bytes(40) + b"x", b"x" + bytes(40)):
+        for end in (start, len(whole)):
+            path.write_bytes(whole[:end] + tail)
+            assert Recording.open(path).damage.damaged_bytes == len(tail), (tail, end)
+    path.write_bytes(whole[:start] + bytes(9) + whole[start:])
+    assert Recording.open(path).damage.damaged_bytes == 9
+
+
+def test_what_cannot_be_read_behind_the_recordings_end_is_told(tmp_path, monkeypatch):
+    path, start = tiny(tmp_path)
+    read = os.pread
+
+    def failing(fd, size, offset):
+        if offset >= start:
+            raise OSError(errno.EIO, "Input/output error")
+        return read(fd, size, offset)
+
+    monkeypatch.setattr(os, "pread", failing)
+    assert Recording.open(path).damage.damaged_bytes == path.stat().st_size - start
+
+
+def test_damage_that_looks_like_conclusions_is_told_before_the_recordings_end(tmp_path):
+    """One byte makes a frame of any kind look like them: what it held is lost all the same."""
+    path, start = tiny(tmp_path)
+    whole = path.read_bytes()
+    hit = [frame for frame in frames(path) if frame.start < start]
+    assert [frame.kind for frame in hit] == [layout.FrameKind.NOTE, layout.FrameKind.EVENTS, layout.FrameKind.NOTE]
+    for end in (start, len(whole)):
+        for frame in hit:
+            kind = frame.start + len(layout.FRAME_MAGIC)
+            path.write_bytes(whole[:kind] + bytes([layout.FrameKind.CONCLUSIONS]) + whole[kind + 1 : end])
+            assert Recording.open(path).damage.damaged_bytes == frame.end - frame.start
+            assert main(["report", str(path), "--strict"]) == 4
+    for cut in range(hit[0].start + 1, hit[-1].end):
+        path.write_bytes(whole[:cut])
+        assert Recording.open(path).damage.truncated
+        assert Recording.open(path).damage.damaged_bytes == cut - max(
+            place for frame in hit for place in (frame.start, frame.end) if place <= cut
+        )
 
 
 def test_what_happens_to_the_recording_is_told_all_the_same(tmp_path):
