@@ -8,6 +8,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -113,20 +114,19 @@ class Recording:
     def conclusions(self, stamp: str, *, details: bool = True) -> Conclusions | None:
         """What was kept of an undamaged recording by code of this `stamp`, if it is still as it was then.
 
-        Reads everything, decodes nothing else; without `details`, runs have no configuration, functions and calls.
-        Raises like `items`.
+        Reads everything (no more than its start if that is of others), decodes nothing else; without `details`, runs
+        have no configuration, functions and calls. Raises like `items`.
         """
         with _opened(self.path) as fd:
             scan = _Scan(fd, self._head)
-            kept: list[_Frame] = []
-            for frame in scan.frames(self._head.end):
-                if frame.kind == layout.FrameKind.CONCLUSIONS:
-                    kept.append(frame)
-                elif kept:
-                    return None
-            if not kept or scan.damaged_bytes:
+            kept = (frame for frame in scan.frames(self._head.end) if frame.kind == layout.FrameKind.CONCLUSIONS)
+            first = next(kept, None)
+            if first is None or scan.has_gaps:
                 return None
-        return decode_conclusions([frame.payload for frame in kept], stamp, scan.fingerprint, details=details)
+            of, payloads = scan.fingerprint, (frame.payload for frame in chain([first], kept))
+            found = decode_conclusions(payloads, stamp, of, details=details)
+            # By now, everything has been read: nothing else may stand between them or behind.
+            return None if scan.has_gaps or scan.fingerprint != of else found
 
     def to_pandas(self) -> pd.DataFrame:
         """All events, a row each in the order of the file, with the columns of `Event` and their units.
@@ -205,6 +205,8 @@ class _Scan:
         self._fd = fd
         self._size = os.fstat(fd).st_size
         self.damaged_bytes = 0
+        #: Whether there are bytes that belong to no whole frame, damage or not.
+        self.has_gaps = False
         self._first_damage: int | None = None
         # A frame that fails is read again at most once on average: only a forged file needs more, and must not hang.
         self._patience_bytes = 2 * self._size + layout.MAX_PAYLOAD_BYTES
@@ -237,6 +239,7 @@ class _Scan:
         while offset < self._size:
             frame = self.frame_at(offset) or self._next_frame(offset + 1)
             start = self._size if frame is None else frame.start
+            self.has_gaps |= start > offset
             if start > offset and not (last is not None and _ends(last) and self._are_conclusions(offset, start)):
                 self.skip(offset, start)
             if frame is None:

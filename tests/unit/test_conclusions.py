@@ -23,7 +23,20 @@ from streams import FIXTURES, recorded
 import observe
 from observe.__main__ import main
 from observe.correlate import stamp, stamps
-from observe.model import Conclusions, Departure, DepartureKind, Event, EventBatch, Header, Kind, Loss, Note, NoteKind
+from observe.errors import RecordingError
+from observe.model import (
+    Conclusions,
+    Departure,
+    DepartureKind,
+    Event,
+    EventBatch,
+    Evidence,
+    Header,
+    Kind,
+    Loss,
+    Note,
+    NoteKind,
+)
 from observe.phases import load
 from observe.recording import Damage, Recording, RecordingWriter, conclusions, keep_conclusions, reader, writer
 from observe.recording import format as layout
@@ -325,7 +338,8 @@ def test_what_happens_to_the_recording_is_told_all_the_same(tmp_path):
 def test_a_frame_that_was_taken_away_or_added_is_noticed(tmp_path):
     path, start = concluded(tmp_path)
     whole = path.read_bytes()
-    own = [frame for frame in frames(path) if frame.start < start]
+    every = frames(path)
+    own = [frame for frame in every if frame.start < start]
     gone = own[len(own) // 2]
     path.write_bytes(whole[: gone.start] + whole[gone.end :])
     assert not is_used(path)
@@ -333,6 +347,12 @@ def test_a_frame_that_was_taken_away_or_added_is_noticed(tmp_path):
     assert not is_used(path)
     path.write_bytes(whole + whole[gone.start : gone.end])
     assert not is_used(path)
+    for added in (b"x", b"\0", layout.FRAME_MAGIC[:1]):
+        path.write_bytes(whole + added)
+        assert not is_used(path), added
+        for frame in every:
+            path.write_bytes(whole[: frame.start] + added + whole[frame.start :])
+            assert not is_used(path), (added, frame.start)
     for first, second in pairwise(own):  # as long as before, and every frame is whole
         swapped = whole[second.start : second.end] + whole[first.start : first.end]
         path.write_bytes(whole[: first.start] + swapped + whole[second.end :])
@@ -477,6 +497,208 @@ def test_what_nobody_concluded_is_no_conclusion(data):
             assert isinstance(run.operation, str)
             assert all(isinstance(span.syscalls, int) for span in run.phases)
             json.dumps(run.configuration)
+
+
+def forged(*changes):
+    """The payloads with something else in these places: (payload, place in its JSON, value)."""
+    values = [conclusions._unpacked(payload) for payload in payloads()]
+    for number, place, new in changes:
+        values[number] = replaced(values[number], place, new)
+    return [conclusions._packed(value) for value in values]
+
+
+def is_read(given, *, details=True):
+    return conclusions.decode_conclusions(given, "s", 7, details=details) is not None
+
+
+def of_runs(count, **rows):
+    """Payloads of so many runs with nothing in them; `rows`: how many of what else the first one has."""
+
+    def columns(table, count):
+        return {
+            name: [0] * count if value in conclusions._OF_NUMBERS else [[DEFAULTS.get(value, "x")], [0] * count]
+            for name, value in table.fields.items()
+        }
+
+    def several(tables):
+        return {
+            name: [[rows.get(name, 0)] + [0] * (count - 1), columns(table, rows.get(name, 0))]
+            for name, table in tables.items()
+        }
+
+    first = conclusions._unpacked(payloads()[0]) | {"parts": 1}
+    part = {"runs": columns(conclusions._RUN, count), **several(conclusions._SHOWN)}
+    details = {"configurations": [{}] * rows.get("configurations", count), **several(conclusions._DETAILS)}
+    return [conclusions._packed(payload) for payload in (first, part, details)]
+
+
+DEFAULTS = {Evidence: "none", DepartureKind: "missing", Kind: int(Kind.MKDIR), conclusions._pieces: []}
+
+
+def test_a_part_with_more_than_is_written_is_refused():
+    """A few bytes inflate to millions of rows: what no writer writes takes no memory."""
+    assert is_read(of_runs(conclusions._RUNS))
+    assert not is_read(of_runs(conclusions._RUNS + 1))
+    assert not is_read(of_runs(3, configurations=4))
+    for name in (*conclusions._SHOWN, *conclusions._DETAILS):
+        assert is_read(of_runs(2, **{name: conclusions._ROWS}))
+        assert not is_read(of_runs(2, **{name: conclusions._ROWS + 1})), name
+    distinct = ("phases", 1, "pieces", 0)
+    _, *others = conclusions._unpacked(payloads()[1])["phases"][1]["pieces"][0]
+    few, many = ([[0, 0]] * (conclusions._ROWS - sum(map(len, others)) + more) for more in (0, 1))
+    assert is_read(forged((1, (*distinct, 0), few)))
+    assert not is_read(forged((1, (*distinct, 0), many)))
+    unused = ["x"] * (conclusions._ROWS + 1)
+    assert not is_read(forged((1, ("phases", 1, "step", 0), unused)))
+
+
+def test_what_is_of_others_is_not_even_inflated(monkeypatch):
+    inflated, taken = [], []
+    inflate = layout.inflate
+
+    def counted(data, size_bytes):
+        inflated.append(size_bytes)
+        return inflate(data, size_bytes)
+
+    def one_by_one(some):
+        for payload in some:
+            taken.append(payload)
+            yield payload
+
+    whole, longer = payloads(), [*payloads(), *payloads()[1:] * 9]
+    none, two = forged((0, ("parts",), 0)), forged((0, ("parts",), 2))
+    monkeypatch.setattr(layout, "inflate", counted)
+    for some, stamp_of_it, of, inflations, takes in (
+        (whole, "s", 7, 3, 3),
+        (whole, "t", 7, 1, 1),
+        (whole, "s", 8, 1, 1),
+        (none, "s", 7, 1, 2),
+        (longer, "s", 7, 3, 4),
+        (two, "s", 7, 3, 3),
+    ):
+        inflated.clear()
+        taken.clear()
+        conclusions.decode_conclusions(one_by_one(some), stamp_of_it, of, details=True)
+        assert (len(inflated), len(taken)) == (inflations, takes)
+    assert not any(map(is_read, (none, longer, two)))
+    inflated.clear()
+    assert not is_read([layout.MAX_JSON_BYTES.to_bytes(4, "little") + whole[0][4:]])
+    assert not is_read([(layout.MAX_JSON_BYTES + 1).to_bytes(4, "little") + whole[0][4:]])
+    assert inflated == [layout.MAX_JSON_BYTES]
+
+
+def test_of_conclusions_of_others_only_the_beginning_is_read(tmp_path, monkeypatch):
+    path, _ = concluded(tmp_path)
+    kept = [len(frame.payload) for frame in frames(path) if frame.kind == FRAME]
+    read_bytes = []
+    read = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, size, offset: read_bytes.append(size) or read(fd, size, offset))
+    recording = Recording.open(path)
+    read_bytes.clear()
+    assert recording.conclusions(stamp()) is not None
+    everything = sum(read_bytes)
+    read_bytes.clear()
+    assert recording.conclusions("of other code") is None
+    assert everything - sum(read_bytes) >= sum(kept[1:]) > 0
+
+
+NUMBERS = [
+    *((1, ("runs", name, 0)) for name in ("start_ns", "wall_time_ns", "duration_ns", "unattributed_ns")),
+    *((1, ("phases", 1, name, 0)) for name in ("start_ns", "self_ns", "syscalls", "corrected_self_ns")),
+    *((2, ("functions", 1, name, 0)) for name in ("pid", "duration_ns")),
+    *((2, ("calls", 1, name, 0)) for name in ("count", "duration_ns")),
+    (1, ("phases", 1, "pieces", 0, 0), lambda number: [[number, 1]]),
+    (0, ("loss", "ring_buffer")),
+    (0, ("left", "nothing_tells")),
+]
+
+
+@pytest.mark.parametrize(("payload", "place", "value"), [(*one, int)[:3] for one in NUMBERS])
+def test_a_number_that_no_clock_shows_is_refused(payload, place, value):
+    for number in (2**63 - 1, -(2**63)):
+        assert is_read(forged((payload, place, value(number))))
+    for number in (2**63, -(2**63) - 1, 10**400):
+        assert not is_read(forged((payload, place, value(number))))
+
+
+def test_no_number_is_written_that_is_not_read():
+    run, _ = assemble(FIXTURES / "functions.observe", load())[0].runs
+    for duration_ns, kept in ((2**63 - 1, True), (2**63, False)):
+        found = Conclusions(runs=(replace(run, duration_ns=duration_ns),), loss=Loss())
+        if kept:
+            assert is_read(list(conclusions.encode_conclusions(found, "s", 7)))
+        else:
+            with pytest.raises(RecordingError):
+                list(conclusions.encode_conclusions(found, "s", 7))
+
+
+def test_columns_of_different_lengths_are_refused():
+    values = [conclusions._unpacked(payload) for payload in payloads()]
+    places = [(1, ("runs", name)) for name in conclusions._RUN.fields]
+    for number, tables in ((1, conclusions._SHOWN), (2, conclusions._DETAILS)):
+        for name, table in tables.items():
+            places += [(number, (name, 1, column)) for column in table.fields if values[number][name][0] != [0, 0]]
+    assert len(places) > 25
+    for number, place in places:
+        column = values[number]
+        for key in place:
+            column = column[key]
+        shorter = [column[0], column[1][:-1]] if column and isinstance(column[0], list) else column[:-1]
+        assert not is_read(forged((number, place, shorter))), place
+
+
+def test_how_many_of_each_run_must_be_how_many_there_are():
+    for number, name in ((1, "phases"), (2, "functions"), (2, "calls")):
+        counts = conclusions._unpacked(payloads()[number])[name][0]
+        assert len(counts) == 2
+        moved = [counts[0] + 1, counts[1] - 1]
+        assert is_read(forged((number, (name, 0), moved)))
+        for wrong in (
+            [counts[0], counts[1] + 1],
+            [counts[0], counts[1] - 1],
+            [counts[0] + counts[1]],
+            [*counts, 0],
+            [-1, sum(counts) + 1],
+        ):
+            assert not is_read(forged((number, (name, 0), wrong))), (name, wrong)
+    assert not is_read(forged((2, ("configurations",), [{}])))
+
+
+def kept_of_many(path: Path) -> tuple[Conclusions, int]:
+    """What a recording of some 20 runs has kept, and in how many frames."""
+    of, items = recorded("functions")
+    with RecordingWriter(path, of) as recorder:
+        for item in endless(items, 10):
+            recorder.write(item)
+    report = conclude(path)
+    kept = Recording.open(path).conclusions(stamp())
+    assert kept is not None
+    assert kept.runs == tuple(assembling._concluded(Recording.open(path), load())[0].runs)
+    assert len(kept.runs) == len(report.runs) == 20
+    return kept, [frame.kind for frame in frames(path)].count(FRAME)
+
+
+def test_a_part_that_is_too_large_is_halved(tmp_path, monkeypatch):
+    path = tmp_path / "many.observe"
+    whole, count = kept_of_many(path)
+    assert count == 1 + 2
+    sizes = [int.from_bytes(frame.payload[:4], "little") for frame in frames(path) if frame.kind == FRAME]
+    for name, most, of in ((layout, "MAX_JSON_BYTES", max(sizes) // 2), (conclusions, "_ROWS", 20 * 40)):
+        with monkeypatch.context() as context:
+            context.setattr(name, most, of)
+            halves, count = kept_of_many(path)
+        assert halves == whole
+        assert 1 + 2 * 2 <= count <= 1 + 2 * 4, most
+
+
+@pytest.mark.parametrize("name", ["events", "causes", "path"])
+def test_what_is_not_kept_is_refused(name):
+    run = assemble(FIXTURES / "why.observe", load(), keep_events=True, why=True)[0].runs[-1]
+    only = {other: () for other in ("events", "causes", "path") if other != name}
+    run = replace(run, **only)
+    assert getattr(run, name)
+    with pytest.raises(ValueError, match="not kept"):
+        list(conclusions.encode_conclusions(Conclusions(runs=(run,), loss=Loss()), "s", 7))
 
 
 def test_payloads_that_are_none_are_no_conclusion():
