@@ -308,6 +308,13 @@ class _Scan:
                 place = chunk.find(layout.FRAME_MAGIC, place + 1)
 
 
+def holds_only(fd: int, fingerprint: int) -> bool:
+    """Whether an open file is the whole recording with this fingerprint, and nothing was concluded from it yet."""
+    scan = _Scan(fd)
+    kinds = {frame.kind for frame in scan.frames(layout.PRELUDE_BYTES)}
+    return not scan.has_gaps and scan.fingerprint == fingerprint and layout.FrameKind.CONCLUSIONS not in kinds
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[int]:
     """Descriptor of a regular file for reading. Raises RecordingError."""

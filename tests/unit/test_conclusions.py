@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import random
@@ -223,7 +224,8 @@ def test_with_the_schedulers_events_nothing_is_kept(tmp_path):
 def test_of_a_killed_or_damaged_recording_nothing_is_kept(tmp_path):
     path = copied(tmp_path)
     whole = path.read_bytes()
-    for data in (whole[:-10], whole[:5000] + b"\0" + whole[5001:]):
+    end = frames(path)[-1].start
+    for data in (whole[:-10], whole[:end], whole[:5000] + b"\0" + whole[5001:]):
         path.write_bytes(data)
         conclude(path)
         assert path.read_bytes() == data
@@ -400,9 +402,10 @@ def test_what_was_put_in_its_place_meanwhile_gets_no_wrong_conclusions(tmp_path)
     recording = Recording.open(path)
     found = assembling._concluded(recording, load())[0]
     wanted = repr(assemble(other, load())[0].runs)
+    before, of = other.read_bytes(), recording.fingerprint
     other.rename(path)
-    keep_conclusions(path, found, stamp(), recording.fingerprint)
-    assert not is_used(path)
+    assert not keep_conclusions(path, found, stamp(), of)
+    assert path.read_bytes() == before
     report, damage = assemble(path, load())
     assert repr(report.runs) == wanted
     assert not damage
@@ -412,15 +415,89 @@ def test_what_was_put_in_its_place_meanwhile_gets_no_wrong_conclusions(tmp_path)
 def test_what_is_no_recording_by_now_is_left_alone(tmp_path, content):
     path, place = copied(tmp_path), tmp_path / "place"
     recording = Recording.open(path)
-    found = assembling._concluded(recording, load())[0]
+    found, of = assembling._concluded(recording, load())[0], recording.fingerprint
     place.write_bytes(content)
     path.unlink()
-    path.symlink_to(place)
-    assert not keep_conclusions(path, found, stamp(), recording.fingerprint)
-    assert place.read_bytes() == content
+    place.rename(path)
+    assert not keep_conclusions(path, found, stamp(), of)
+    assert path.read_bytes() == content
     path.unlink()
+    assert not keep_conclusions(path, found, stamp(), of)
+    assert not path.exists()
     os.mkfifo(path)
-    assert not keep_conclusions(path, found, stamp(), recording.fingerprint)
+    assert not keep_conclusions(path, found, stamp(), of)
+
+
+def test_a_symbolic_link_is_not_followed_not_even_to_the_same(tmp_path):
+    path, place = copied(tmp_path), tmp_path / "place"
+    recording = Recording.open(path)
+    found, of = assembling._concluded(recording, load())[0], recording.fingerprint
+    path.rename(place)
+    before = place.read_bytes()
+    path.symlink_to(place)
+    assert not keep_conclusions(path, found, stamp(), of)
+    assert place.read_bytes() == before
+    assert keep_conclusions(place, found, stamp(), of)
+
+
+def test_only_what_was_read_gets_conclusions_and_only_once(tmp_path):
+    path = copied(tmp_path)
+    recording = Recording.open(path)
+    found, of = assembling._concluded(recording, load())[0], recording.fingerprint
+    whole = path.read_bytes()
+    own = frames(path)
+    first = own[3]
+    for other in (
+        whole[: own[-1].start],
+        whole[: first.start] + whole[first.end :],
+        whole + whole[first.start : first.end],
+        whole[: first.start] + b"\0" + whole[first.start :],
+        *(whole + tail for tail in (b"x", b"\0", layout.CONCLUSIONS_START)),
+    ):
+        path.write_bytes(other)
+        assert not keep_conclusions(path, found, stamp(), of)
+        assert path.read_bytes() == other
+    path.write_bytes(whole)
+    assert keep_conclusions(path, found, "of other code", of)
+    kept = path.read_bytes()
+    for code in ("of other code", stamp()):
+        assert not keep_conclusions(path, found, code, of)
+        assert path.read_bytes() == kept
+
+
+def test_who_holds_the_file_is_waited_for_by_nobody_and_may_have_changed_it(tmp_path, monkeypatch):
+    path = copied(tmp_path)
+    recording = Recording.open(path)
+    found, of = assembling._concluded(recording, load())[0], recording.fingerprint
+    before, other = path.read_bytes(), (FIXTURES / "three-at-once.observe").read_bytes()
+    with path.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert not keep_conclusions(path, found, stamp(), of)
+    assert path.read_bytes() == before
+    lock = fcntl.flock
+
+    def late(fd, how):
+        path.write_bytes(other)
+        lock(fd, how)
+
+    monkeypatch.setattr(writer.fcntl, "flock", late)
+    assert not keep_conclusions(path, found, stamp(), of)
+    assert path.read_bytes() == other
+
+
+def test_what_is_interrupted_leaves_the_recording_as_it_was(tmp_path, monkeypatch):
+    path = copied(tmp_path)
+    before = path.read_bytes()
+    write = os.pwrite
+
+    def interrupted(fd, data, offset):
+        write(fd, data[:100], offset)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(writer.os, "pwrite", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        conclude(path)
+    assert path.read_bytes() == before
 
 
 def test_it_stays_closed_to_others(tmp_path):
@@ -428,13 +505,6 @@ def test_it_stays_closed_to_others(tmp_path):
     path.chmod(0o600)
     conclude(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-
-
-def test_events_and_causes_are_refused(tmp_path):
-    path = copied(tmp_path)
-    found = assembling._concluded(Recording.open(path), load(), keep_events=True)[0]
-    with pytest.raises(ValueError, match="events"):
-        keep_conclusions(path, found, stamp(), 0)
 
 
 @pytest.mark.parametrize(
@@ -692,13 +762,19 @@ def test_a_part_that_is_too_large_is_halved(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["events", "causes", "path"])
-def test_what_is_not_kept_is_refused(name):
+def test_what_is_not_kept_is_refused(tmp_path, name):
     run = assemble(FIXTURES / "why.observe", load(), keep_events=True, why=True)[0].runs[-1]
     only = {other: () for other in ("events", "causes", "path") if other != name}
     run = replace(run, **only)
     assert getattr(run, name)
+    found = Conclusions(runs=(run,), loss=Loss())
     with pytest.raises(ValueError, match="not kept"):
-        list(conclusions.encode_conclusions(Conclusions(runs=(run,), loss=Loss()), "s", 7))
+        list(conclusions.encode_conclusions(found, "s", 7))
+    path = copied(tmp_path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="not kept"):
+        keep_conclusions(path, found, stamp(), Recording.open(path).fingerprint)
+    assert path.read_bytes() == before
 
 
 def test_payloads_that_are_none_are_no_conclusion():
