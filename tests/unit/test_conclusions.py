@@ -10,6 +10,8 @@ import os
 import random
 import shutil
 import stat
+import subprocess
+import sys
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from itertools import pairwise
@@ -38,13 +40,14 @@ from observe.model import (
     Note,
     NoteKind,
 )
-from observe.phases import load
+from observe.phases import Catalogue, load
 from observe.recording import Damage, Recording, RecordingWriter, conclusions, keep_conclusions, reader, writer
 from observe.recording import format as layout
 from observe.reports import assemble as assembling
 from observe.reports.assemble import assemble, conclude
 
 NAMES = ("create-start", "functions", "three-at-once")
+PACKAGE = Path(observe.__file__).parent
 FRAME = layout.FrameKind.CONCLUSIONS
 
 
@@ -185,32 +188,83 @@ def test_other_code_concludes_again(tmp_path, monkeypatch):
     assert repr(assemble(path, load())[0]) == repr(report)
 
 
-def test_the_stamp_is_of_all_that_decides(tmp_path, monkeypatch):
+@pytest.fixture
+def package(tmp_path):
+    """A copy of our own code."""
+    place = tmp_path / "installed" / "observe"
+    shutil.copytree(PACKAGE, place, ignore=shutil.ignore_patterns("__pycache__"))
+    return place
+
+
+#: Whatever decides what is concluded.
+DECIDES = [
+    PACKAGE / "model.py",
+    PACKAGE / "reports" / "assemble.py",
+    *(
+        path
+        for folder in ("recording", "phases", "correlate")
+        for path in sorted((PACKAGE / folder).rglob("*"))
+        if path.suffix in (".py", ".toml")
+    ),
+]
+
+
+def test_the_stamp_is_of_all_that_decides(package):
     """Any change in the model, the reader, the correlator or the documented phases makes another stamp."""
-    package = tmp_path / "observe"
-    shutil.copytree(Path(observe.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(stamps.resources, "files", lambda _name: package)
-    stamps.stamp.cache_clear()
-    seen = {stamp()}
-    deciding = (
-        "model.py",
-        "recording/format.py",
-        "phases/start.toml",
-        "correlate/spans.py",
-        "correlate/why/path.py",
-        "reports/assemble.py",
-    )
-    for name in deciding:
-        with (package / name).open("a") as file:
+    seen = {stamps.digest_of(package)}
+    assert seen == {stamp()}
+    assert len(DECIDES) > 40
+    for path in DECIDES:
+        with (package / path.relative_to(PACKAGE)).open("a") as file:
             file.write("#")
-        stamps.stamp.cache_clear()
-        assert stamp() not in seen, name
-        seen.add(stamp())
+        assert stamps.digest_of(package) not in seen, path
+        seen.add(stamps.digest_of(package))
+
+
+def test_the_stamp_is_of_nothing_else(package):
     (package / "reports" / "text.py").write_text("")
-    stamps.stamp.cache_clear()
-    assert stamp() in seen
-    monkeypatch.undo()
-    stamps.stamp.cache_clear()
+    (package / "correlate" / "__pycache__").mkdir()
+    for name in ("correlate/__pycache__/spans.cpython-312.pyc", "recording/reader.pyc", "phases/start.toml~"):
+        (package / name).write_bytes(b"compiled")
+    assert stamps.digest_of(package) == stamp()
+
+
+AN_UPGRADE_MEANWHILE = """
+import sys, pathlib
+from observe.reports.assemble import conclude
+package = pathlib.Path(sys.argv[2])
+assert pathlib.Path(sys.modules["observe"].__file__).parent == package
+for name in ("correlate/spans.py", "phases/start.toml", "phases/create.toml"):
+    path = package / name
+    path.write_text(path.read_text().replace('step = "', 'step = "9.'))
+    with path.open("a") as file:
+        file.write("# newer")
+conclude(pathlib.Path(sys.argv[1]))
+"""
+
+
+def test_an_upgrade_meanwhile_gets_no_conclusions_of_the_code_before(tmp_path, package, monkeypatch):
+    """The code and the catalogue that are loaded conclude, and it is their stamp that the conclusions have."""
+    path = copied(tmp_path)
+    wanted = repr(assemble(path, load()))
+    subprocess.run(
+        [sys.executable, "-c", AN_UPGRADE_MEANWHILE, path, package],
+        check=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(package.parent)},
+    )
+    assert stamps.digest_of(package) != stamp()
+    assert Recording.open(path).conclusions(stamps.digest_of(package)) is None
+    with nobody_correlates(monkeypatch):
+        assert repr(assemble(path, load())) == wanted
+
+
+def test_another_catalogue_concludes_again(tmp_path, monkeypatch):
+    path, _ = concluded(tmp_path)
+    other = Catalogue(tuple(replace(phase, step=f"other {phase.step}") for phase in load().phases))
+    assert all(span.step.startswith("other") for run in assemble(path, other)[0].runs for span in run.phases)
+    with nobody_correlates(monkeypatch), pytest.raises(AssertionError, match="concluded again"):
+        assemble(path, other)
 
 
 def test_with_the_schedulers_events_nothing_is_kept(tmp_path):
