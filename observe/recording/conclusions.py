@@ -234,7 +234,7 @@ def _runs(part: Mapping[str, Any], details: Mapping[str, Any] | None) -> list[Ru
     """The runs of a part. Raises like `_Table.lists`."""
     columns = [*_RUN.lists(part["runs"], _RUNS), *(_several(table, *part[name]) for name, table in _SHOWN.items())]
     if details is not None:
-        columns.append(list(map(dict, details["configurations"][: _RUNS + 1])))
+        columns.append(list(map(dict, details["configurations"])))
         columns += [_several(table, *details[name]) for name, table in _DETAILS.items()]
     if len(set(map(len, columns))) != 1:
         raise ValueError("columns of different lengths")
@@ -244,7 +244,7 @@ def _runs(part: Mapping[str, Any], details: Mapping[str, Any] | None) -> list[Ru
 def _several(table: _Table[_Row], counts: list[int], columns: Mapping[str, Any]) -> list[tuple[_Row, ...]]:
     """Rows by run. Raises like `_Table.lists`."""
     lists = table.lists(columns, _ROWS)
-    if len(counts) > _RUNS or set(map(len, lists)) != {sum(counts)}:
+    if set(map(len, lists)) != {sum(counts)}:
         raise ValueError("columns of different lengths")
     rows = map(table.row, *lists)
     return [tuple(islice(rows, count)) for count in counts]

@@ -343,8 +343,9 @@ def test_what_else_stands_behind_the_recordings_end_is_told(tmp_path):
         for end in (start, len(whole)):
             path.write_bytes(whole[:end] + tail)
             assert Recording.open(path).damage.damaged_bytes == len(tail), (tail, end)
-    path.write_bytes(whole[:start] + bytes(9) + whole[start:])
-    assert Recording.open(path).damage.damaged_bytes == 9
+    for zeros in (bytes(9), bytes(40)):
+        path.write_bytes(whole[:start] + zeros + whole[start:])
+        assert Recording.open(path).damage.damaged_bytes == len(zeros)
 
 
 def test_what_cannot_be_read_behind_the_recordings_end_is_told(tmp_path, monkeypatch):
@@ -749,6 +750,18 @@ def test_no_number_is_written_that_is_not_read():
     run, _ = assemble(FIXTURES / "functions.observe", load())[0].runs
     for duration_ns, kept in ((2**63 - 1, True), (2**63, False)):
         found = Conclusions(runs=(replace(run, duration_ns=duration_ns),), loss=Loss())
+        if kept:
+            assert is_read(list(conclusions.encode_conclusions(found, "s", 7)))
+        else:
+            with pytest.raises(RecordingError):
+                list(conclusions.encode_conclusions(found, "s", 7))
+
+
+def test_no_more_pieces_are_written_than_are_read():
+    run, _ = assemble(FIXTURES / "functions.observe", load())[0].runs
+    for more, kept in ((0, True), (1, False)):
+        span = replace(run.phases[0], pieces=((1, 1),) * (conclusions._ROWS + more))
+        found = Conclusions(runs=(replace(run, phases=(span,)),), loss=Loss())
         if kept:
             assert is_read(list(conclusions.encode_conclusions(found, "s", 7)))
         else:
