@@ -71,13 +71,16 @@ def run(args: argparse.Namespace) -> int:
     with RecordingWriter(path, header) as writer, session:
         recorder = _Recorder(session, writer)
         code = recorder.record(command, args.duration)
-    line = LiveLine()
-    line.show(f"looking at {recorder.events:,} events")  # a million take ten seconds
-    report = conclude(path)
-    line.clear()
     page = Page.of(sys.stderr)
-    sys.stderr.write(brief.render(report, page))
+    # Said first: whoever does not wait for the rest knows where it is.
     print(f"observe: recorded {recorder.events:,} events in {page.safe(str(path))}", file=sys.stderr)
+    line = LiveLine()
+    try:
+        line.show(f"looking at {recorder.events:,} events")  # a million take ten seconds
+        report = conclude(path)
+    finally:
+        line.clear()
+    sys.stderr.write(brief.render(report, page))
     if recorder.engine_ended:
         raise EngineGoneError(f"the engine ended while it was recorded; what was recorded until then is in {path}")
     if args.strict and report.loss.data_was_lost:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import chain, islice
 from typing import Any, Generic, NoReturn, TypeVar
@@ -27,8 +27,11 @@ from observe.errors import RecordingError
 from observe.model import Calls, Conclusions, Departure, DepartureKind, Evidence, FunctionCall, Kind, Loss, Run, Span
 from observe.recording import format as layout
 
-#: Runs of one part: below a megabyte of JSON.
+#: Runs of one part at most: some megabyte of JSON; fewer if it would be longer than a reader takes.
 _RUNS = 200
+#: Phases, calls and so on of all runs of one part at most; fewer runs if they have more.
+_ROWS = 100 * _RUNS
+_INT64 = range(-(2**63), 2**63)
 _SIZE = struct.Struct("<I")
 _Row = TypeVar("_Row")
 
@@ -36,12 +39,13 @@ _Row = TypeVar("_Row")
 def encode_conclusions(conclusions: Conclusions, stamp: str, of: int) -> Iterator[bytes]:
     """Payloads of the frames, for a recording with the fingerprint `of`.
 
-    Raises RecordingError if one is too large to be read, ValueError if runs have what is not kept: events, causes.
+    Raises RecordingError if one of a single run, or the first, is too large to be read, ValueError if runs have what is
+    not kept: events, causes.
     """
     runs = conclusions.runs
     if any(run.events or run.causes or run.path for run in runs):
         raise ValueError("events and causes are not kept")
-    parts = [runs[at : at + _RUNS] for at in range(0, len(runs), _RUNS)]
+    parts = [part for at in range(0, len(runs), _RUNS) for part in _parts(runs[at : at + _RUNS])]
     yield _packed(
         {
             "stamp": stamp,
@@ -54,26 +58,28 @@ def encode_conclusions(conclusions: Conclusions, stamp: str, of: int) -> Iterato
             "left": conclusions.left,
         }
     )
-    for part in parts:
-        yield _packed({"runs": _RUN.columns(part), **_nested(part, _SHOWN)})
-        yield _packed({"configurations": [run.configuration for run in part], **_nested(part, _DETAILS)})
+    yield from chain.from_iterable(parts)
 
 
-def decode_conclusions(payloads: Sequence[bytes], stamp: str, of: int, *, details: bool) -> Conclusions | None:
+def decode_conclusions(payloads: Iterable[bytes], stamp: str, of: int, *, details: bool) -> Conclusions | None:
     """What `encode_conclusions` made of the same stamp and fingerprint; None if it is of others, or cannot be that.
 
-    Without `details`, runs have no configuration, functions and calls.
+    Takes one payload after the other, and none behind the first that does not fit. Without `details`, runs have no
+    configuration, functions and calls.
     """
+    rest = iter(payloads)
+    runs: list[Run] = []
     try:
-        first = _unpacked(payloads[0])
-        if (first["stamp"], first["of"], first["parts"]) != (stamp, of, (len(payloads) - 1) / 2):
+        first = _unpacked(next(rest))
+        if (first["stamp"], first["of"]) != (stamp, of):
             return None
-        parts = [
-            _runs(_unpacked(part), _unpacked(more) if details else None)
-            for part, more in zip(payloads[1::2], payloads[2::2], strict=True)
-        ]
+        for _ in range(_number(first["parts"])):
+            part, more = next(rest), next(rest)
+            runs += _runs(_unpacked(part), _unpacked(more) if details else None)
+        if next(rest, None) is not None:
+            return None
         return Conclusions(
-            runs=tuple(chain.from_iterable(parts)),
+            runs=tuple(runs),
             loss=Loss(**{name: _number(count) for name, count in first["loss"].items()}),
             warnings=tuple(map(_text, first["warnings"])),
             functions={phase: tuple(map(_text, names)) for phase, names in first["functions"].items()},
@@ -81,6 +87,8 @@ def decode_conclusions(payloads: Sequence[bytes], stamp: str, of: int, *, detail
             left={reason: _number(count) for reason, count in first["left"].items()},
         )
     except (AttributeError, IndexError, KeyError, RecordingError, TypeError, ValueError, struct.error, zlib.error):
+        return None
+    except StopIteration:  # fewer parts than the first says
         return None
 
 
@@ -93,7 +101,8 @@ def _text_or_none(value: Any) -> str | None:
 
 
 def _number(value: Any) -> int:
-    return value if isinstance(value, int) else _refused(value)
+    # A larger one is no time, and an error where it meets a float.
+    return value if isinstance(value, int) and value in _INT64 else _refused(value)
 
 
 def _number_or_none(value: Any) -> int | None:
@@ -124,25 +133,37 @@ class _Table(Generic[_Row]):
     fields: Mapping[str, Callable[[Any], Any]]
 
     def columns(self, rows: Sequence[_Row]) -> dict[str, Any]:
-        """Of these rows."""
+        """Of these rows. Raises RecordingError if they are more, or have other numbers, than are read again."""
         return {name: _column([getattr(row, name) for row in rows], value) for name, value in self.fields.items()}
 
-    def lists(self, columns: Mapping[str, Any]) -> list[list[Any]]:
-        """The values of each column. Raises ValueError, KeyError, IndexError or TypeError if they are none."""
-        return [_list(columns[name], value) for name, value in self.fields.items()]
+    def lists(self, columns: Mapping[str, Any], most: int) -> list[list[Any]]:
+        """The values of each column, at most so many. Raises ValueError, KeyError, IndexError or TypeError if none."""
+        return [_list(columns[name], value, most) for name, value in self.fields.items()]
+
+
+def _fit(numbers: Sequence[int | None]) -> bool:
+    known = [number for number in numbers if number is not None]
+    return min(known, default=0) in _INT64 and max(known, default=0) in _INT64
 
 
 def _column(values: list[Any], value: Callable[[Any], Any]) -> list[Any]:
+    if len(values) > _ROWS or (value in _OF_NUMBERS and not _fit(values)):
+        raise RecordingError(f"more than {_ROWS} rows, or a number of more than 64 bits, cannot be kept")
     if value in _OF_NUMBERS:
         return values
     places = {one: place for place, one in enumerate(dict.fromkeys(values))}
+    if value is _pieces and sum(map(len, places)) > _ROWS:
+        raise RecordingError(f"more than {_ROWS} pieces cannot be kept")
     return [list(places), [places[one] for one in values]]
 
 
-def _list(column: Any, value: Callable[[Any], Any]) -> list[Any]:
+def _list(column: Any, value: Callable[[Any], Any], most: int) -> list[Any]:
     if value in _OF_NUMBERS:
-        return list(column) if set(map(type, column)) <= _OF_NUMBERS[value] else _refused(column)
+        fits = len(column) <= most and set(map(type, column)) <= _OF_NUMBERS[value] and _fit(column)
+        return list(column) if fits else _refused(column)
     distinct, places = column
+    if max(len(distinct), len(places)) > most or (value is _pieces and sum(map(len, distinct)) > most):
+        return _refused(column)
     values = list(map(value, distinct))
     return [values[place] for place in places]
 
@@ -181,6 +202,26 @@ _SHOWN: Mapping[str, _Table[Any]] = {"departures": _DEPARTURE, "phases": _SPAN}
 _DETAILS: Mapping[str, _Table[Any]] = {"functions": _FUNCTION_CALL, "calls": _CALLS}
 
 
+def _parts(runs: Sequence[Run]) -> Iterator[tuple[bytes, bytes]]:
+    """Payloads of these runs, with their details: in halves if they are more than is read at once.
+
+    Raises RecordingError if those of a single run are.
+    """
+    try:
+        part = (
+            _packed({"runs": _RUN.columns(runs), **_nested(runs, _SHOWN)}),
+            _packed({"configurations": [run.configuration for run in runs], **_nested(runs, _DETAILS)}),
+        )
+    except RecordingError:
+        middle = len(runs) // 2
+        if not middle:
+            raise
+        yield from _parts(runs[:middle])
+        yield from _parts(runs[middle:])
+    else:
+        yield part
+
+
 def _nested(runs: Sequence[Run], tables: Mapping[str, _Table[Any]]) -> dict[str, Any]:
     found = {}
     for name, table in tables.items():
@@ -191,7 +232,7 @@ def _nested(runs: Sequence[Run], tables: Mapping[str, _Table[Any]]) -> dict[str,
 
 def _runs(part: Mapping[str, Any], details: Mapping[str, Any] | None) -> list[Run]:
     """The runs of a part. Raises like `_Table.lists`."""
-    columns = [*_RUN.lists(part["runs"]), *(_several(table, *part[name]) for name, table in _SHOWN.items())]
+    columns = [*_RUN.lists(part["runs"], _RUNS), *(_several(table, *part[name]) for name, table in _SHOWN.items())]
     if details is not None:
         columns.append(list(map(dict, details["configurations"])))
         columns += [_several(table, *details[name]) for name, table in _DETAILS.items()]
@@ -202,7 +243,7 @@ def _runs(part: Mapping[str, Any], details: Mapping[str, Any] | None) -> list[Ru
 
 def _several(table: _Table[_Row], counts: list[int], columns: Mapping[str, Any]) -> list[tuple[_Row, ...]]:
     """Rows by run. Raises like `_Table.lists`."""
-    lists = table.lists(columns)
+    lists = table.lists(columns, _ROWS)
     if set(map(len, lists)) != {sum(counts)}:
         raise ValueError("columns of different lengths")
     rows = map(table.row, *lists)

@@ -75,6 +75,10 @@ class FrameKind(IntEnum):
     CONCLUSIONS = 4
 
 
+#: What every frame of conclusions begins with.
+CONCLUSIONS_START = FRAME_MAGIC + _U32.pack(FrameKind.CONCLUSIONS)
+
+
 @dataclass(frozen=True, slots=True)
 class FrameHead:
     """The fixed part before a payload; `kind` may be one that this version does not know."""

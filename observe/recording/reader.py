@@ -8,6 +8,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -44,7 +45,7 @@ _KINDS = {kind.value: kind.label for kind in Kind}
 class Damage:
     """What is wrong with a file."""
 
-    #: Bytes that belong to no readable frame, a cut one at the end included.
+    #: Bytes that belong to no readable frame, a cut one at the end included; not what is left of conclusions.
     damaged_bytes: int
     #: The end note is missing.
     truncated: bool
@@ -113,20 +114,19 @@ class Recording:
     def conclusions(self, stamp: str, *, details: bool = True) -> Conclusions | None:
         """What was kept of an undamaged recording by code of this `stamp`, if it is still as it was then.
 
-        Reads everything, decodes nothing else; without `details`, runs have no configuration, functions and calls.
-        Raises like `items`.
+        Reads everything (no more than its start if that is of others), decodes nothing else; without `details`, runs
+        have no configuration, functions and calls. Raises like `items`.
         """
         with _opened(self.path) as fd:
             scan = _Scan(fd, self._head)
-            kept: list[_Frame] = []
-            for frame in scan.frames(self._head.end):
-                if frame.kind == layout.FrameKind.CONCLUSIONS:
-                    kept.append(frame)
-                elif kept:
-                    return None
-            if not kept or scan.damaged_bytes:
+            kept = (frame for frame in scan.frames(self._head.end) if frame.kind == layout.FrameKind.CONCLUSIONS)
+            first = next(kept, None)
+            if first is None or scan.has_gaps:
                 return None
-        return decode_conclusions([frame.payload for frame in kept], stamp, scan.fingerprint, details=details)
+            of, payloads = scan.fingerprint, (frame.payload for frame in chain([first], kept))
+            found = decode_conclusions(payloads, stamp, of, details=details)
+            # By now, everything has been read: nothing else may stand between them or behind.
+            return None if scan.has_gaps or scan.fingerprint != of else found
 
     def to_pandas(self) -> pd.DataFrame:
         """All events, a row each in the order of the file, with the columns of `Event` and their units.
@@ -205,6 +205,8 @@ class _Scan:
         self._fd = fd
         self._size = os.fstat(fd).st_size
         self.damaged_bytes = 0
+        #: Whether there are bytes that belong to no whole frame, damage or not.
+        self.has_gaps = False
         self._first_damage: int | None = None
         # A frame that fails is read again at most once on average: only a forged file needs more, and must not hang.
         self._patience_bytes = 2 * self._size + layout.MAX_PAYLOAD_BYTES
@@ -233,13 +235,16 @@ class _Scan:
 
     def frames(self, offset: int) -> Iterator[_Frame]:
         """All whole frames from `offset` on; what lies between them is damage."""
+        last: _Frame | None = None
         while offset < self._size:
             frame = self.frame_at(offset) or self._next_frame(offset + 1)
             start = self._size if frame is None else frame.start
-            if start > offset and not self._are_conclusions(offset):
+            self.has_gaps |= start > offset
+            if start > offset and not (last is not None and _ends(last) and self._are_conclusions(offset, start)):
                 self.skip(offset, start)
             if frame is None:
                 return
+            last = frame
             if frame.kind != layout.FrameKind.CONCLUSIONS:
                 self.fingerprint = layout.chained(self.fingerprint, frame.crc32)
             yield frame
@@ -265,10 +270,22 @@ class _Scan:
             warnings.append(f"{self.left_out} frames of a newer observe were left out; update observe to see them")
         return Damage(self.damaged_bytes, not self.ended, tuple(warnings))
 
-    def _are_conclusions(self, offset: int) -> bool:
-        """Whether a frame of conclusions begins there, whole or not: nothing recorded is missing without it."""
-        head = layout.unpack_frame_head(self.read(offset, layout.FRAME_HEAD_BYTES))
-        return head is not None and head.kind == layout.FrameKind.CONCLUSIONS
+    def _are_conclusions(self, start: int, end: int) -> bool:
+        """Whether these bytes without a whole frame, behind the recording's end, are what is left of conclusions.
+
+        Nothing recorded is missing then. The end of the file may cut even their head, or be filled with zeros.
+        """
+        data = self.read(start, layout.FRAME_HEAD_BYTES)
+        head = layout.unpack_frame_head(data)
+        if head is not None and head.kind == layout.FrameKind.CONCLUSIONS:
+            return True
+        begun = data.rstrip(b"\0")
+        whole = layout.CONCLUSIONS_START
+        return end == self._size and whole.startswith(begun[: len(whole)]) and self._is_zero(start + len(begun), end)
+
+    def _is_zero(self, start: int, end: int) -> bool:
+        sizes = ((base, min(_CHUNK_BYTES, end - base)) for base in range(start, end, _CHUNK_BYTES))
+        return all(self.read(base, size_bytes) == bytes(size_bytes) for base, size_bytes in sizes)
 
     def _next_frame(self, offset: int) -> _Frame | None:
         """The first whole frame at `offset` or later."""
@@ -289,6 +306,13 @@ class _Scan:
             while place >= 0:
                 yield base + place
                 place = chunk.find(layout.FRAME_MAGIC, place + 1)
+
+
+def holds_only(fd: int, fingerprint: int) -> bool:
+    """Whether an open file is the whole recording with this fingerprint, and nothing was concluded from it yet."""
+    scan = _Scan(fd)
+    kinds = {frame.kind for frame in scan.frames(layout.PRELUDE_BYTES)}
+    return not scan.has_gaps and scan.fingerprint == fingerprint and layout.FrameKind.CONCLUSIONS not in kinds
 
 
 @contextmanager
@@ -325,6 +349,17 @@ def _decode(frame: _Frame) -> layout.Columns | Note | None:
     if frame.kind == layout.FrameKind.HEADER:
         raise RecordingError("a second header: two recordings in one file")
     return None
+
+
+def _ends(frame: _Frame) -> bool:
+    """Whether nothing that was recorded stands behind it."""
+    if frame.kind != layout.FrameKind.NOTE:
+        return frame.kind == layout.FrameKind.CONCLUSIONS
+    try:
+        note = layout.decode_note(frame.payload)
+    except RecordingError:
+        return False
+    return note is not None and note.kind is NoteKind.END
 
 
 def _categorical(codes: npt.NDArray[Any], label: Callable[[int], str]) -> pd.Categorical:

@@ -17,6 +17,7 @@ from observe.errors import RecordingError
 from observe.model import Conclusions, EventBatch, Header, Item, Note, NoteKind
 from observe.recording import format as layout
 from observe.recording.conclusions import encode_conclusions
+from observe.recording.reader import holds_only
 
 #: Events wait at most this long, and no more than these many, before they are handed to the system.
 FLUSH_INTERVAL_NS = 1_000_000_000
@@ -164,16 +165,20 @@ def keep_conclusions(path: Path, conclusions: Conclusions, stamp: str, of: int) 
     """Append what code of this `stamp` concluded from the whole recording at `path`, whose fingerprint was `of`.
 
     False, and the file is as it was, if they cannot be kept: no room, not allowed, being written, too large, or
-    something else is there by now. Then nothing is lost but the time to conclude it again.
+    something else is there by now: another recording, one with conclusions, a symbolic link. Then nothing is lost but
+    the time to conclude it again. Raises ValueError if they are such as are not kept.
     """
     try:
-        fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        # O_NOFOLLOW: root does not open for writing what somebody has put in its place.
+        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return False
     try:
         if not (_is_regular(fd) and _first_bytes(fd) == layout.FILE_MAGIC):
             return False
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not holds_only(fd, of):
+            return False
         frames = [
             layout.pack_frame(layout.FrameKind.CONCLUSIONS, payload)
             for payload in encode_conclusions(conclusions, stamp, of)

@@ -40,12 +40,13 @@ def assemble(
 def conclude(path: Path) -> Report:
     """The report of a recording that has just been made; what was concluded is kept in the file for the next ones.
 
-    Not if something is damaged, nor if they can be asked for more: what the time was spent on. Raises like `assemble`.
+    Not if something is damaged, nor if they can be asked for more: what the time was spent on. Not twice. Raises like
+    `assemble`.
     """
     recording = Recording.open(path)
     with without_collector():
         found, all_of_it = _concluded(recording, load())
-    if all_of_it and recording.conclusions(stamp()) is None and not recording.damage.warnings:
+    if all_of_it and not recording.damage.warnings:
         keep_conclusions(path, found, stamp(), recording.fingerprint)
     return _report(recording, found, recording.damage)[0]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import observe
+from observe.correlate import stamps
 
 PACKAGE = Path(observe.__file__).parent
 
@@ -122,6 +123,24 @@ def test_every_module_imports_only_from_its_left(module):
 def test_every_room_has_its_place():
     rooms = {room_of(module) for module in modules()} - {None, "__main__"}
     assert rooms <= set(COMMONS) | set(LEFT_OF)
+
+
+def test_whatever_decides_what_is_concluded_has_its_part_in_the_stamp():
+    """Whatever is imported, directly or not, to conclude; but what only words errors, and the report around it."""
+    exempt = {"observe.errors", "observe.reports.report"}
+    ours = modules()
+    seen: set[str] = set()
+    waiting = ["observe.reports.assemble"]
+    while waiting:
+        name = waiting.pop()
+        name = name if name in ours else name.rpartition(".")[0]
+        if name in ours and name not in seen | exempt:
+            seen.add(name)
+            waiting += imports(ours[name].read_text(), name, package=ours[name].name == "__init__.py")
+    assert len(seen) > 30
+    assert {"observe.model", "observe.correlate.why.path", "observe.recording.reader", "observe.phases.causes"} <= seen
+    places = [PACKAGE / name for name in stamps._DECIDES]
+    assert [name for name in sorted(seen) if not {ours[name], *ours[name].parents} & {*places}] == []
 
 
 @pytest.mark.parametrize("start", ["observe", "observe.__main__"])

@@ -86,3 +86,11 @@ def test_one_that_comes_late_is(follower, containerd, monkeypatch):
     assert not follower.is_outdated
     finds(monkeypatch, containerd.pid)
     assert follower.is_outdated
+
+
+def test_how_long_events_may_stay_together_is_passed_on(follower):
+    waits = []
+    follower.session.wait = lambda *given, **options: waits.append((given, options))
+    for batch_seconds in (None, 7.0):
+        follower.wait(3, batch_seconds=batch_seconds)
+    assert waits == [((follow.IDLE_SECONDS, 3), {"batch_seconds": batch}) for batch in (None, 7.0)]
