@@ -84,6 +84,7 @@ class ManyRuns:
 
 
 def with_timelines(summary: Summary) -> Sequence[Run]:
-    """The runs that bring their timelines along: the slowest, and the first of those that did not go well."""
-    runs = [*(slow.run for slow in summary.slowest), *summary.failures[:SLOWEST]]
+    """The runs that bring their timelines along: the slowest (the first, if none has times), and some that failed."""
+    shown = [slow.run for slow in summary.slowest] or summary.measured[:SLOWEST]
+    runs = [*shown, *summary.failures[:SLOWEST]]
     return list({id(run): run for run in runs}.values())
