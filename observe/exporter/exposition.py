@@ -42,6 +42,11 @@ class SnapshotCollector(Collector):
         yield from scalars(self.snapshot)
 
 
+def is_openmetrics(accept: str) -> bool:
+    """Which of the two formats a scraper gets that sends this Accept header."""
+    return _OPENMETRICS in accept
+
+
 class Exposition:
     """Writes snapshots, for several threads."""
 
@@ -52,7 +57,7 @@ class Exposition:
 
     def write(self, snapshot: Snapshot, accept: str) -> tuple[bytes, str]:
         """The text, and its content type: OpenMetrics if the scraper's Accept header has it, else Prometheus's own."""
-        chosen = self._formats[_OPENMETRICS in accept]
+        chosen = self._formats[is_openmetrics(accept)]
         parts = [chosen.histograms(family) for family in histograms(snapshot)]
         parts += [chosen.scalars(family) for family in scalars(snapshot)]
         parts += [chosen.scalars(family) for family in self._process.collect()]

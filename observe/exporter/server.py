@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import gzip
 import ipaddress
 import socket
 import socketserver
@@ -30,8 +29,6 @@ HEAD_SECONDS = 2.0
 #: A connection that is cut off gives its place back within a millisecond; if it does not, the new one is closed.
 _HANDOVER_SECONDS = 0.5
 _POLL_SECONDS = 1.0
-#: Shorter answers are not worth it.
-_GZIP_BYTES = 1400
 _NOT_OURS = b"this host name is not ours: use the address, or give observe serve --allow-host NAME\n"
 
 
@@ -39,7 +36,8 @@ class Server(ThreadingHTTPServer):
     """Serves a site on an address, on threads of its own, between `start` and `stop`."""
 
     daemon_threads = True
-    request_queue_size = 64
+    #: Who comes while places are handed over waits, instead of being unheard and trying again a second later.
+    request_queue_size = 256
 
     def __init__(self, host: str, port: int, site: Site, names: Iterable[str] = ()) -> None:
         """Listen; port 0 takes a free one. `names`: of hosts, beside our own, for which requests are answered.
@@ -155,19 +153,18 @@ class _Handler(BaseHTTPRequestHandler):
         if not _is_ours(self.headers.get("Host", ""), self.server.names):
             answer = Answer(_NOT_OURS, status=HTTPStatus.MISDIRECTED_REQUEST)
         else:
-            answer = self.server.site.get(self.path.partition("?")[0], self.headers.get("Accept", ""))
-        accepted = gzip_accepted(self.headers.get("Accept-Encoding", ""))
-        self._send(answer, with_body=with_body, compressed=accepted)
+            compressed = gzip_accepted(self.headers.get("Accept-Encoding", ""))
+            path, accept = self.path.partition("?")[0], self.headers.get("Accept", "")
+            answer = self.server.site.get(path, accept, compressed=compressed)
+        self._send(answer, with_body=with_body)
 
-    def _send(self, answer: Answer, *, with_body: bool, compressed: bool = False) -> None:
-        body = answer.body
+    def _send(self, answer: Answer, *, with_body: bool) -> None:
         self.send_response(answer.status)
-        if compressed and len(body) >= _GZIP_BYTES:
-            body = gzip.compress(body, 1)
-            self.send_header("Content-Encoding", "gzip")
+        if answer.encoding:
+            self.send_header("Content-Encoding", answer.encoding)
         for name, value in {
             "Content-Type": answer.content_type,
-            "Content-Length": str(len(body)),
+            "Content-Length": str(len(answer.body)),
             "Content-Security-Policy": answer.policy,
             "Cache-Control": "no-store",
             "Referrer-Policy": "no-referrer",
@@ -178,7 +175,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if with_body:
-            self.wfile.write(body)
+            self.wfile.write(answer.body)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name that the base class has
         """Scrapes are not worth a line."""

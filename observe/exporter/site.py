@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from http import HTTPStatus
 from importlib import resources
+from threading import Lock
 from typing import Any
 
-from observe.exporter.exposition import Exposition
+from observe.exporter.exposition import Exposition, is_openmetrics
 from observe.exporter.page import key_of, live_fragment, live_page, operation_page
 from observe.exporter.snapshot import Snapshot
 from observe.model import Run
@@ -27,18 +31,39 @@ _FILES = {"/live.js": "text/javascript; charset=utf-8", "/style.css": "text/css;
 _OPERATION, _API = "/operations/", "/api/operations"
 #: Whoever asks for these looks at what is in progress.
 _WATCHING = frozenset({"/", "/fragment", _API})
+#: Pages of operations that are kept, of 100 KB each.
+PAGES = 8
+#: Shorter answers are not worth it.
+_GZIP_BYTES = 1400
 #: A recorder whose snapshot is older than this is stuck.
 _STUCK_NS = 60_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Status, body, and its type; `policy`: Content-Security-Policy."""
+    """Status, body, and its type; `policy`: Content-Security-Policy; `encoding`: Content-Encoding, if any."""
 
     body: bytes
     content_type: str = _TEXT
     status: HTTPStatus = HTTPStatus.OK
     policy: str = _POLICY
+    encoding: str = ""
+
+
+@dataclass(slots=True)
+class _Made:
+    """An answer as it is and, once somebody has asked for it, compressed."""
+
+    plain: Answer
+    _packed: Answer | None = None
+
+    def form(self, *, compressed: bool) -> Answer:
+        """One of the two; the first one if it is too short."""
+        if not compressed or len(self.plain.body) < _GZIP_BYTES:
+            return self.plain
+        if self._packed is None:
+            self._packed = replace(self.plain, body=gzip.compress(self.plain.body, 1), encoding="gzip")
+        return self._packed
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,38 +76,66 @@ class OperationPage:
 
 @dataclass(slots=True)
 class Site:
-    """Answers from the snapshot of the moment; `watch` is told when somebody looks at what is in progress."""
+    """Answers from the snapshot of the moment; `watch` is told when somebody looks at what is in progress.
+
+    However many ask, little of the interpreter is taken from the recorder: what a snapshot says is rendered once, and
+    only one thing at a time.
+    """
 
     snapshot: Callable[[], Snapshot]
     watch: Callable[[], None]
     clock_ns: Callable[[], int]
     operation_page: OperationPage = field(default_factory=OperationPage)
     _exposition: Exposition = field(default_factory=Exposition)
+    _rendering: Lock = field(default_factory=Lock)
+    #: What was made of this snapshot, and what the last pages of operations were made of.
+    _snapshot: Snapshot | None = None
+    _made: dict[str, _Made] = field(default_factory=dict)
+    _pages: OrderedDict[str, tuple[Report, _Made]] = field(default_factory=OrderedDict)
 
-    def get(self, path: str, accept: str = "") -> Answer:
-        """The answer to GET `path` (without its query), whose Accept header is given."""
-        snapshot = self.snapshot()
+    def get(self, path: str, accept: str = "", *, compressed: bool = False) -> Answer:
+        """The answer to GET `path` (without its query), whose Accept header is given. `compressed`: if it is long."""
         if path in _WATCHING:
             self.watch()
-        if path == "/metrics":
-            return Answer(*self._exposition.write(snapshot, accept))
-        if path in _FILES:
-            return Answer(resources.files(__package__).joinpath("static", path[1:]).read_bytes(), _FILES[path])
-        plain = {
+        if path == "/healthz":
+            return self._health(self.snapshot())
+        if path == "/readyz":
+            return _readiness(self.snapshot())
+        with self._rendering:
+            made = _file(path) if path in _FILES else self._of_snapshot(self.snapshot(), path, accept)
+            return made.form(compressed=compressed)
+
+    def _of_snapshot(self, snapshot: Snapshot, path: str, accept: str) -> _Made:
+        render: Callable[[], Answer] | None = {
             "/": lambda: Answer(live_page(snapshot), _HTML),
             "/fragment": lambda: Answer(live_fragment(snapshot), _HTML),
-            "/healthz": lambda: self._health(snapshot),
-            "/readyz": lambda: _readiness(snapshot),
+            "/metrics": lambda: Answer(*self._exposition.write(snapshot, accept)),
             _API: lambda: _json(operations(snapshot)),
         }.get(path)
-        return plain() if plain else self._one_operation(snapshot, path)
+        if render is None:
+            return self._one_operation(snapshot, path)
+        if snapshot is not self._snapshot:
+            self._snapshot, self._made = snapshot, {}
+        key = f"{path} of OpenMetrics" if path == "/metrics" and is_openmetrics(accept) else path
+        if key not in self._made:
+            self._made[key] = _Made(render())
+        return self._made[key]
 
-    def _one_operation(self, snapshot: Snapshot, path: str) -> Answer:
-        for prefix, answer in ((_OPERATION, self._page), (f"{_API}/", _detail)):
+    def _one_operation(self, snapshot: Snapshot, path: str) -> _Made:
+        for prefix, render in ((_OPERATION, self._page), (f"{_API}/", _detail)):
             run = _find(snapshot, path.removeprefix(prefix)) if path.startswith(prefix) else None
             if run is not None:
-                return answer(_report(snapshot, (run,)))
-        return Answer(b"not found: see / for what there is\n", status=HTTPStatus.NOT_FOUND)
+                return self._kept_page(path, _report(snapshot, (run,)), render)
+        return _Made(Answer(b"not found: see / for what there is\n", status=HTTPStatus.NOT_FOUND))
+
+    def _kept_page(self, path: str, report: Report, render: Callable[[Report], Answer]) -> _Made:
+        known = self._pages.pop(path, None)
+        if known is None or known[0] != report:
+            known = report, _Made(render(report))
+        self._pages[path] = known
+        if len(self._pages) > PAGES:
+            self._pages.popitem(last=False)
+        return known[1]
 
     def _health(self, snapshot: Snapshot) -> Answer:
         if self.clock_ns() - snapshot.wall_time_ns < _STUCK_NS:
@@ -117,6 +170,11 @@ def _readiness(snapshot: Snapshot) -> Answer:
         return Answer(b"attached\n")
     text = snapshot.condition.obstacle or "not attached yet"
     return Answer(f"{text}\n".encode(), status=HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+@cache
+def _file(path: str) -> _Made:
+    return _Made(Answer(resources.files(__package__).joinpath("static", path[1:]).read_bytes(), _FILES[path]))
 
 
 def _detail(report: Report) -> Answer:

@@ -9,6 +9,8 @@ import json
 import socket
 import threading
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -19,6 +21,7 @@ from streams import header
 
 from observe.errors import ObserveError
 from observe.exporter import server as server_module
+from observe.exporter import site as site_module
 from observe.exporter.live import Live
 from observe.exporter.page import key_of, live_fragment, live_page, operation_page
 from observe.exporter.server import CONNECTIONS, Server
@@ -183,6 +186,100 @@ def test_scripts_and_styles_come_from_files_only():
     read = Reader(answer.body)
     assert "style" not in read.tags
     assert [value for name, value in read.attributes if name == "src"] == ["/live.js"]
+
+
+class Moments:
+    """A site whose snapshot can be replaced; counts what is rendered, and how much of it at once."""
+
+    def __init__(self, monkeypatch, snapshot):
+        self.snapshot, self.rendered, self.at_once, self.most_at_once = snapshot, Counter(), 0, 0
+        for module, name in ((site_module, name) for name in ("live_page", "live_fragment", "operations")):
+            monkeypatch.setattr(module, name, self._counted(name, getattr(module, name)))
+        monkeypatch.setattr(site_module.gzip, "compress", self._counted("compressed", gzip.compress))
+        page = OperationPage(self._counted("operation", operation_page))
+        self.site = Site(lambda: self.snapshot, lambda: None, lambda: NOW_NS, page)
+        self.site._exposition.write = self._counted("metrics", self.site._exposition.write)
+
+    def _counted(self, name, render):
+        def counted(*arguments):
+            self.rendered[name] += 1
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
+            time.sleep(0)  # whoever could render beside us would do it now
+            try:
+                return render(*arguments)
+            finally:
+                self.at_once -= 1
+
+        return counted
+
+
+def test_what_a_snapshot_says_is_rendered_and_compressed_once(monkeypatch):
+    run = made_run(3)
+    moments = Moments(monkeypatch, snapshot_of(run))
+    asked = [(path, "") for path in ("/", "/fragment", "/api/operations", "/metrics")]
+    asked += [("/metrics", "application/openmetrics-text; version=1.0.0"), (f"/operations/{key_of(run)}", "")]
+    for _ in range(3):
+        for path, accept in asked:
+            plain = moments.site.get(path, accept)
+            packed = moments.site.get(path, accept, compressed=True)
+            assert (plain.encoding, packed.encoding) == ("", "gzip")
+            assert gzip.decompress(packed.body) == plain.body
+            assert packed.content_type == plain.content_type
+    once = {"live_page": 1, "live_fragment": 1, "operations": 1, "metrics": 2, "operation": 1, "compressed": 6}
+    assert moments.rendered == once
+    before = moments.site.get("/api/operations").body
+    moments.snapshot = replace(moments.snapshot, wall_time_ns=NOW_NS + S)
+    assert moments.site.get("/api/operations").body != before
+    # An operation that has ended stays what it was.
+    assert moments.site.get(f"/operations/{key_of(run)}", compressed=True).status == 200
+    assert moments.rendered == {**once, "operations": 2}
+    assert list(moments.site._made) == ["/api/operations"], "what was made of an old snapshot is kept"
+
+
+def test_no_more_than_the_last_pages_of_operations_are_kept(monkeypatch):
+    runs = [made_run(3, seed) for seed in range(site_module.PAGES + 2)]
+    moments = Moments(monkeypatch, snapshot_of(*runs))
+    for run in [*runs, runs[-1], runs[0]]:
+        moments.site.get(f"/operations/{key_of(run)}")
+    assert moments.rendered["operation"] == len(runs) + 1
+    assert len(moments.site._pages) == site_module.PAGES
+
+
+def test_the_page_of_an_operation_that_goes_on_is_made_anew(monkeypatch):
+    run = made_run(3)
+    moments = Moments(monkeypatch, snapshot_of(open_runs=[run]))
+    before = moments.site.get(f"/operations/{key_of(run)}").body
+    moments.snapshot = replace(moments.snapshot, open_runs=(replace(run, duration_ns=run.duration_ns + S),))
+    assert moments.site.get(f"/operations/{key_of(run)}").body != before
+
+
+def test_one_thing_at_a_time_is_rendered_however_many_ask(monkeypatch):
+    runs = [made_run(3, seed) for seed in range(4)]
+    moments = Moments(monkeypatch, snapshot_of(*runs))
+    paths = ["/", "/fragment", "/metrics", "/api/operations", *(f"/operations/{key_of(run)}" for run in runs)] * 4
+    with ThreadPoolExecutor(len(paths)) as clients:
+        answers = list(clients.map(moments.site.get, paths))
+    assert {answer.status for answer in answers} == {200}
+    assert moments.rendered.total() == len(set(paths))
+    assert moments.most_at_once == 1
+
+
+def test_health_and_readiness_wait_for_nothing_that_is_rendered():
+    gate, begun, run = threading.Event(), threading.Event(), made_run(3)
+
+    def slow(_report):
+        begun.set()
+        return b"slow" * gate.wait(60)
+
+    site = site_of(snapshot_of(run), operation_page=OperationPage(slow))
+    with ThreadPoolExecutor(1) as client:
+        waiting = client.submit(site.get, f"/operations/{key_of(run)}")
+        assert begun.wait(60)
+        assert [site.get(path).status for path in ("/healthz", "/readyz")] == [200, 200]
+        assert not waiting.done()
+        gate.set()
+        assert waiting.result().body.endswith(b"slow")
 
 
 # ---- the server ------------------------------------------------------------------------------------------------------
