@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from itertools import accumulate
 from xml.etree.ElementTree import Element
@@ -10,7 +11,7 @@ from xml.etree.ElementTree import Element
 from observe.exporter.families import SOURCES
 from observe.exporter.markup import document, element, html
 from observe.exporter.snapshot import Snapshot
-from observe.model import Run, Span
+from observe.model import Loss, Run, Span
 from observe.reports import words
 from observe.reports.report import Report
 from observe.reports.rows import UNATTRIBUTED, timeline
@@ -42,6 +43,9 @@ _PHASE_COLUMNS = {
     "evidence": "",
     "when": "where",
 }
+_MAIN = re.compile(rb"<main\b[^>]*>")
+#: Where the HTML report says that nothing was lost.
+_NOTHING_LOST = re.compile(rb'<p class="loss">.*?</p>', re.DOTALL)
 #: Without JavaScript the page comes anew.
 _RELOAD_SECONDS = "5"
 
@@ -78,7 +82,6 @@ def operation_page(report: Report) -> bytes:
         "body",
         element(
             "main",
-            element("p", element("a", "← all operations", href="/")),
             element("h1", title),
             element("p", " · ".join(filter(None, facts)), class_="facts"),
             element("p", " · ".join(words.origin(report)), class_="facts"),
@@ -87,6 +90,18 @@ def operation_page(report: Report) -> bytes:
         _footer(),
     )
     return document(*_head(f"{title} · observe"), body=body)
+
+
+def in_serve(page: bytes, lost: Loss) -> bytes:
+    """An operation's page with the way back to `/`. `lost`: by the process so far, of whatever operation."""
+    added = [element("p", element("a", "← all operations", href="/"))]
+    if lost.data_was_lost:
+        # Nobody knows whether this operation is concerned.
+        page = _NOTHING_LOST.sub(b"", page, count=1)
+        line = f"Lost since observe began, of whatever operation: {words.losses(lost)}."
+        added.append(element("p", line, class_="facts"))
+    top = "".join(map(html, added)).encode()
+    return _MAIN.sub(lambda main: main[0] + top, page, count=1)
 
 
 def _head(title: str) -> tuple[Element, ...]:

@@ -15,9 +15,9 @@ from threading import Lock
 from typing import Any
 
 from observe.exporter.exposition import Exposition, is_openmetrics
-from observe.exporter.page import key_of, live_fragment, live_page, operation_page
+from observe.exporter.page import in_serve, key_of, live_fragment, live_page, operation_page
 from observe.exporter.snapshot import Snapshot
-from observe.model import Run
+from observe.model import Loss, Run
 from observe.reports.json_ import document
 from observe.reports.report import Report, without_details
 
@@ -122,10 +122,13 @@ class Site:
         return self._made[key]
 
     def _one_operation(self, snapshot: Snapshot, path: str) -> _Made:
-        for prefix, render in ((_OPERATION, self._page), (f"{_API}/", _detail)):
+        for prefix, render, loss in (
+            (_OPERATION, self._page, _lost(snapshot.loss)),
+            (f"{_API}/", _detail, snapshot.loss),
+        ):
             run = _find(snapshot, path.removeprefix(prefix)) if path.startswith(prefix) else None
             if run is not None:
-                return self._kept_page(path, _report(snapshot, (run,)), render)
+                return self._kept_page(path, replace(_report(snapshot, (run,)), loss=loss), render)
         return _Made(Answer(b"not found: see / for what there is\n", status=HTTPStatus.NOT_FOUND))
 
     def _kept_page(self, path: str, report: Report, render: Callable[[Report], Answer]) -> _Made:
@@ -143,7 +146,9 @@ class Site:
         return Answer(b"the recorder is stuck\n", status=HTTPStatus.SERVICE_UNAVAILABLE)
 
     def _page(self, report: Report) -> Answer:
-        return Answer(self.operation_page.render(report), _HTML, policy=self.operation_page.policy)
+        """`report.loss` is the process's: the page says it as that, and not as this operation's."""
+        page = self.operation_page.render(replace(report, loss=Loss()))
+        return Answer(in_serve(page, report.loss), _HTML, policy=self.operation_page.policy)
 
 
 def operations(snapshot: Snapshot) -> dict[str, Any]:
@@ -183,6 +188,11 @@ def _detail(report: Report) -> Answer:
 
 def _json(value: Any) -> Answer:
     return Answer(f"{json.dumps(value)}\n".encode(), _JSON)
+
+
+def _lost(loss: Loss) -> Loss:
+    """Without what is counted besides, which grows with every snapshot: a page stays the same without it."""
+    return replace(loss, inotify_missed=0, unmatched_returns=0, unattributed_events=0)
 
 
 def _find(snapshot: Snapshot, key: str) -> Run | None:

@@ -30,7 +30,7 @@ from observe.exporter.snapshot import Condition
 from observe.host import systemd
 from observe.model import Loss
 from observe.phases import load
-from observe.reports import Report
+from observe.reports import PICTURES, Report
 
 S = 1_000_000_000
 NOW_NS = 1_646_327_200 * S
@@ -122,6 +122,33 @@ def test_losses_are_prominent():
     loud = Reader(live_page(snapshot_of(loss=Loss(ring_buffer=1234))))
     assert "1,234" in loud.text
     assert ("class", "warning") in loud.attributes
+
+
+@pytest.mark.parametrize("render", [operation_page, PICTURES["html"]])
+def test_what_the_process_lost_is_not_said_of_one_operation(render):
+    run, lost = made_run(3), Loss(ring_buffer=1234, unattributed_events=77)
+    path, page = key_of(run), OperationPage(render)
+    text = Reader(site_of(snapshot_of(run, loss=lost), operation_page=page).get(f"/operations/{path}").body).text
+    assert "Lost since observe began, of whatever operation: 1234 events lost because the ring buffer was full." in text
+    assert "incomplete" not in text
+    assert "Nothing lost" not in text
+    text = Reader(site_of(snapshot_of(run), operation_page=page).get(f"/operations/{path}").body).text
+    assert "since observe began" not in text
+    assert ("Nothing lost" in text) is (render is not operation_page)
+    # In the JSON it is the process's, and documented so.
+    answer = site_of(snapshot_of(run, loss=lost)).get(f"/api/operations/{path}")
+    assert json.loads(answer.body)["loss"]["ring_buffer"] == 1234
+
+
+@pytest.mark.parametrize("render", [operation_page, PICTURES["html"]])
+def test_the_page_of_an_operation_leads_back(render):
+    hostile = replace(made_run(3), container_name='<main><p class="loss">', image="<main>")
+    for run in (made_run(3), hostile):
+        site = site_of(snapshot_of(run, loss=Loss(ring_buffer=1)), operation_page=OperationPage(render))
+        read = Reader(site.get(f"/operations/{key_of(run)}").body)
+        assert [value for name, value in read.attributes if (name, value) == ("href", "/")] == ["/"]
+        assert read.tags[read.tags.index("main") + 1 :][:2] == ["p", "a"]
+        assert run.container_name in read.text
 
 
 def test_without_javascript_the_page_is_complete_and_comes_anew():
@@ -235,6 +262,15 @@ def test_what_a_snapshot_says_is_rendered_and_compressed_once(monkeypatch):
     assert moments.site.get(f"/operations/{key_of(run)}", compressed=True).status == 200
     assert moments.rendered == {**once, "operations": 2}
     assert list(moments.site._made) == ["/api/operations"], "what was made of an old snapshot is kept"
+
+
+def test_a_page_of_an_operation_is_made_anew_when_more_is_lost_and_not_when_more_is_counted(monkeypatch):
+    moments, path = Moments(monkeypatch, snapshot_of(made_run(3))), f"/operations/{key_of(made_run(3))}"
+    losses = (Loss(), Loss(unattributed_events=9), Loss(ring_buffer=1), Loss(ring_buffer=1, inotify_missed=7))
+    for loss, pages in zip(losses, (1, 1, 2, 2), strict=True):
+        moments.snapshot = replace(moments.snapshot, loss=loss)
+        moments.site.get(path)
+        assert moments.rendered["operation"] == pages, loss
 
 
 def test_no_more_than_the_last_pages_of_operations_are_kept(monkeypatch):
