@@ -125,10 +125,12 @@ def _main(snapshot: Snapshot) -> Element:
 def _sections(snapshot: Snapshot) -> list[Element]:
     running = sum(snapshot.in_flight.values())
     heading = f"In progress ({running})" if running else "In progress"
+    # They are built for who looks, from the first snapshot after that.
+    none = f"{running} in progress; details in a moment." if running else "No request is waiting for its answer."
     return [
         _state(snapshot),
         element("h2", heading),
-        _operations(snapshot, snapshot.open_runs, "No request is waiting for its answer.", "in progress"),
+        _operations(snapshot, snapshot.open_runs, none, "in progress"),
         element("h2", "Slowest of the last hour"),
         _operations(snapshot, snapshot.slowest, "No create and no start in the last hour.", "slowest"),
         element("h2", "Most recent"),

@@ -106,6 +106,16 @@ def test_what_is_in_progress_shows_how_long_it_has_taken_by_now():
     assert "4.0 s" in text
 
 
+def test_what_is_in_progress_and_not_built_yet_is_announced():
+    text = Reader(live_fragment(snapshot_of(in_flight={"create": 1, "start": 2}))).text
+    assert "In progress (3)" in text
+    assert "3 in progress; details in a moment" in text
+    assert "No request is waiting" not in text
+    built = Reader(live_fragment(snapshot_of(open_runs=[made_run(2)], in_flight={"create": 0, "start": 1}))).text
+    assert "details in a moment" not in built
+    assert "No request is waiting for its answer" in Reader(live_fragment(snapshot_of())).text
+
+
 def test_an_empty_page_says_so_and_a_detached_one_why():
     read = Reader(live_page(snapshot_of(condition=Condition(dict.fromkeys(PROBES, False), "no engine at x"))))
     assert "table" not in read.tags
