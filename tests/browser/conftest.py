@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from leftovers import left_since, snapshot
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 #: A browser has many processes.
 GONE_SECONDS = 10
@@ -55,18 +55,7 @@ def look(browser: Browser, tmp_path: Path) -> Iterator[Callable[..., Page]]:
             viewport={"width": width, "height": 900}, color_scheme=scheme, java_script_enabled=scripts, offline=True
         )
         contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: trouble.append(f"console: {message.text}"))
-        page.on("pageerror", lambda error: trouble.append(f"error: {error}"))
-        page.on("dialog", lambda dialog: (trouble.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-        page.on(
-            "request",
-            lambda request: (
-                trouble.append(request.url)
-                if request.url != file.as_uri() and not request.url.startswith("data:")
-                else None
-            ),
-        )
+        page = watched(context, trouble, lambda url: url == file.as_uri() or url.startswith("data:"))
         page.goto(file.as_uri())
         if scripts:
             settle(page)
@@ -76,6 +65,39 @@ def look(browser: Browser, tmp_path: Path) -> Iterator[Callable[..., Page]]:
     for context in contexts:
         context.close()
     assert trouble == []
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Opens the page at an address; it must not complain, nor ask anybody else."""
+    trouble: list[str] = []
+    contexts = []
+
+    def open_page(url: str, *, width: int = 1280, scheme: str = "light", paused: bool = False) -> Page:
+        contexts.append(browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme))
+        page = watched(contexts[-1], trouble, lambda asked: asked.startswith(url))
+        if paused:
+            page.clock.install(time=0)
+        page.goto(url)
+        if paused:
+            # Later than now, whatever that is.
+            page.clock.pause_at(3_600_000)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert trouble == []
+
+
+def watched(context: BrowserContext, trouble: list[str], is_fine: Callable[[str], bool]) -> Page:
+    """A window whose complaints, and requests for other than fine addresses, are trouble."""
+    page = context.new_page()
+    page.on("console", lambda message: trouble.append(f"console: {message.text}"))
+    page.on("pageerror", lambda error: trouble.append(f"error: {error}"))
+    page.on("dialog", lambda dialog: (trouble.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+    page.on("request", lambda request: None if is_fine(request.url) else trouble.append(request.url))
+    return page
 
 
 def settle(page: Page) -> None:

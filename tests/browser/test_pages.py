@@ -3,15 +3,24 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from made import HOSTILE, MS, made_events, made_report, made_run
+from streams import header
 
 from observe.commands._files import read, read_again
+from observe.exporter import server as server_module
+from observe.exporter.live import Live
+from observe.exporter.server import Server
+from observe.exporter.site import Site
+from observe.exporter.snapshot import Condition
 from observe.model import Loss
+from observe.phases import load
 from observe.reports import Report, compare_html, html_
 from observe.reports.comparison import Arm, compare
 
@@ -366,3 +375,149 @@ def test_both_arms_share_one_axis(look):
     after = page.evaluate(spans)
     assert after[2] == after[3] == [start_base[1] / 4, start_base[1] / 2]
     assert after[0] == create_base
+
+
+# The live page ---------------------------------------------------------------------------------------------
+
+
+class Engine:
+    """What the live page shows: `happens` adds an operation; counts how often the page has asked."""
+
+    def __init__(self):
+        self._live = Live(load(), ("sys_enter",))
+        self._live.attached(header(), [])
+        self.asked, self.answers = 0, threading.Event()
+        self.answers.set()
+        self.happens("first")
+
+    def happens(self, name):
+        self._live._keep(replace(made_run(4, self.asked), container_name=name, wall_time_ns=time.time_ns()))
+        self._live.publish(Condition({"sys_enter": True}))
+
+    def snapshot(self):
+        self.answers.wait()
+        return self._live.snapshot
+
+    def watch(self):
+        self.asked += 1
+
+    def is_asked_again(self, times=2):
+        """Wait for so many more questions; a page that asks again has taken the answer before."""
+        wanted, deadline = self.asked + times, time.monotonic() + 60
+        while self.asked < wanted:
+            assert time.monotonic() < deadline, "the page does not ask any more"
+            time.sleep(0.01)
+
+
+@pytest.fixture
+def engine():
+    return Engine()
+
+
+@pytest.fixture
+def address(engine):
+    server = Server("127.0.0.1", 0, Site(engine.snapshot, engine.watch, time.time_ns))
+    server.start()
+    yield f"http://127.0.0.1:{server.port}/"
+    engine.answers.set()
+    server.stop()
+
+
+def shows(page, name):
+    page.wait_for_function("(name) => document.querySelector('main').innerText.includes(name)", arg=name)
+
+
+FOCUSED = """(() => {
+    const link = document.activeElement;
+    return [link.innerText, link.getAttribute("href"), link.closest("table")?.getAttribute("aria-label")];
+})()"""
+
+
+@pytest.mark.parametrize("how", ["focus", "ctrl-click"])
+def test_the_live_page_goes_on_when_a_link_has_the_focus_and_the_link_keeps_it(engine, address, visit, how):
+    page = visit(address)
+    link = page.get_by_role("table", name="recent").get_by_role("link", name="first")
+    link.focus() if how == "focus" else link.click(modifiers=["Control"])
+    before = page.evaluate(FOCUSED)
+    assert before[::2] == ["first", "recent"]
+    engine.happens("second")
+    shows(page, "second")
+    assert page.evaluate(FOCUSED) == before
+    engine.is_asked_again()
+    assert page.evaluate(FOCUSED) == before
+
+
+def test_text_that_is_selected_holds_the_live_page_back_and_it_says_so(engine, address, visit):
+    page = visit(address)
+    page.evaluate("document.getSelection().selectAllChildren(document.querySelector('main h1'))")
+    page.wait_for_selector("body.paused")
+    told = page.evaluate("getComputedStyle(document.body, '::after').content")
+    assert told == '"paused while text is selected"'
+    engine.happens("second")
+    engine.is_asked_again()
+    assert "second" not in page.inner_text("main")
+    assert page.evaluate("document.getSelection().toString()") == "Container operations"
+    page.evaluate("document.getSelection().removeAllRanges()")
+    shows(page, "second")
+    assert page.locator("body.paused").count() == 0
+
+
+def test_what_is_selected_beside_the_tables_holds_nothing_back(engine, address, visit):
+    page = visit(address)
+    page.evaluate("document.getSelection().selectAllChildren(document.querySelector('footer'))")
+    engine.happens("second")
+    shows(page, "second")
+    assert page.locator("body.paused").count() == 0
+
+
+def test_a_link_that_is_pressed_while_the_live_page_goes_on_is_followed(engine, address, visit):
+    page = visit(address)
+    page.get_by_role("link", name="first").first.hover()
+    page.mouse.down()
+    engine.happens("second")
+    engine.is_asked_again(3)
+    page.mouse.up()
+    page.wait_for_url("**/operations/*")
+
+
+def test_a_server_that_does_not_answer_shows_as_stale(engine, address, visit, monkeypatch):
+    # The server would cut such a question off itself, but it need not be ours that hangs.
+    monkeypatch.setattr(server_module, "PATIENCE_SECONDS", 600)
+    page = visit(address)
+    engine.is_asked_again()
+    engine.answers.clear()
+    page.wait_for_selector("body.stale")
+    engine.happens("second")
+    engine.answers.set()
+    shows(page, "second")
+    page.wait_for_selector("body:not(.stale)")
+
+
+def test_a_window_that_is_shown_again_is_up_to_date_at_once(engine, address, visit):
+    page = visit(address, paused=True)
+    page.evaluate("Object.defineProperty(document, 'hidden', { value: true, configurable: true })")
+    engine.happens("second")
+    for _ in range(100):
+        page.clock.run_for(1000)
+        if "second" in page.inner_text("main"):
+            break
+    engine.happens("third")
+    asked = engine.asked
+    page.clock.run_for(5000)
+    assert engine.asked == asked, "a hidden window asks seldom"
+    page.evaluate(
+        "Object.defineProperty(document, 'hidden', { value: false });"
+        "document.dispatchEvent(new Event('visibilitychange'));"
+    )
+    # The clock stands still: nothing but that brings it.
+    page.locator("main", has_text="third").wait_for()
+    assert engine.asked == asked + 1
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_live_page_is_never_wider_than_the_window(engine, address, visit, scheme):
+    engine.happens("n" * 200)
+    for width in (1280, 400):
+        page = visit(address, width=width, scheme=scheme)
+        page.evaluate("document.body.classList.add('paused')")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
