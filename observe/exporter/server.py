@@ -26,8 +26,10 @@ CONNECTIONS = 32
 PATIENCE_SECONDS = 10.0
 #: In which it must have asked: a request's head is one packet.
 HEAD_SECONDS = 2.0
-#: A connection that is cut off gives its place back within a millisecond; if it does not, the new one is closed.
-_HANDOVER_SECONDS = 0.5
+#: Who has just come is not cut off in favour of others: its request is on its way.
+_GRACE_SECONDS = 0.05
+#: If all places are taken, one is waited for so many times that long; most answers take milliseconds.
+_TRIES = 4
 _POLL_SECONDS = 1.0
 _NOT_OURS = b"this host name is not ours: use the address, or give observe serve --allow-host NAME\n"
 
@@ -92,12 +94,22 @@ class Server(ThreadingHTTPServer):
         super().process_request(request, client_address)
 
     def _take_a_place(self) -> bool:
-        """Of whoever has kept us waiting for a request longest; whether there was one."""
-        for waiting in list(self._unheard):
+        """Of whoever has kept us waiting for a request longest, or is served just now; whether there was one."""
+        cut_off = False
+        for _ in range(_TRIES):
+            cut_off = cut_off or self._cut_off_oldest()
+            if self._slots.acquire(timeout=_GRACE_SECONDS):
+                return True
+        return False
+
+    def _cut_off_oldest(self) -> bool:
+        """Whether there was one from whom a request should have come by now."""
+        latest = time.monotonic() + HEAD_SECONDS - _GRACE_SECONDS
+        for waiting, deadline in self._unheard.copy().items():
             # Whose request comes at this moment has taken itself off.
-            if self._unheard.pop(waiting, None) is not None:
+            if deadline <= latest and self._unheard.pop(waiting, None) is not None:
                 _cut_off(waiting)
-                return self._slots.acquire(timeout=_HANDOVER_SECONDS)
+                return True
         return False
 
     def heard(self, request: Any) -> None:

@@ -88,7 +88,7 @@ class Site:
     operation_page: OperationPage = field(default_factory=OperationPage)
     _exposition: Exposition = field(default_factory=Exposition)
     _rendering: Lock = field(default_factory=Lock)
-    #: What was made of this snapshot, and what the last pages of operations were made of.
+    #: What was made of this snapshot; the last answers about one operation, with what they were made of.
     _snapshot: Snapshot | None = None
     _made: dict[str, _Made] = field(default_factory=dict)
     _pages: OrderedDict[str, tuple[Report, _Made]] = field(default_factory=OrderedDict)

@@ -431,7 +431,7 @@ def served_slowly():
         yield server, f"GET /operations/{key_of(run)} HTTP/1.0\r\n\r\n".encode(), gate
 
 
-def test_when_all_places_are_taken_by_requests_the_next_one_is_closed_at_once():
+def test_when_all_places_are_taken_by_requests_the_next_one_is_closed_soon():
     with served_slowly() as (server, slow, gate), ExitStack() as stack:
         clients = [held(stack, server, slow) for _ in range(CONNECTIONS)]
         until(lambda: len(server._deadlines) == CONNECTIONS and not server._unheard)
@@ -443,6 +443,17 @@ def test_when_all_places_are_taken_by_requests_the_next_one_is_closed_at_once():
         assert all(client.makefile("rb").read().endswith(b"slow") for client in clients)
         until(lambda: not server._deadlines)
         assert request(server, path="/healthz")[0].status == 200
+
+
+def test_a_place_that_becomes_free_soon_is_waited_for(monkeypatch):
+    monkeypatch.setattr(server_module, "_GRACE_SECONDS", 60)
+    with served_slowly() as (server, slow, gate), ExitStack() as stack:
+        for _ in range(CONNECTIONS):
+            held(stack, server, slow)
+        until(lambda: len(server._deadlines) == CONNECTIONS and not server._unheard)
+        late = held(stack, server, b"GET /healthz HTTP/1.0\r\n\r\n")
+        gate.set()
+        assert late.makefile("rb").read().endswith(b"ok\n")
 
 
 def test_who_has_not_asked_yet_makes_room_for_who_comes_the_oldest_first(monkeypatch):
@@ -457,6 +468,17 @@ def test_who_has_not_asked_yet_makes_room_for_who_comes_the_oldest_first(monkeyp
             client.setblocking(False)
             with pytest.raises(BlockingIOError):
                 client.recv(1)
+
+
+def test_who_has_just_come_is_not_cut_off_in_favour_of_others(monkeypatch):
+    with served(snapshot_of()) as server, ExitStack() as stack:
+        client = held(stack, server, HALF)
+        until(lambda: server._unheard)
+        monkeypatch.setattr(server_module, "_GRACE_SECONDS", 600)
+        assert not server._cut_off_oldest()
+        monkeypatch.setattr(server_module, "_GRACE_SECONDS", 0)
+        assert server._cut_off_oldest()
+        assert client.recv(1) == b""
 
 
 def test_who_does_not_ask_is_cut_off_sooner_than_who_waits_for_an_answer(monkeypatch):
