@@ -19,7 +19,7 @@ from observe.correlate.attribution import Attribution
 from observe.correlate.build import Functions, build_run
 from observe.correlate.files import FileJoin
 from observe.correlate.frames import FrameMatcher
-from observe.correlate.identity import Identities
+from observe.correlate.identity import MOST_CONTAINERS, Identities
 from observe.correlate.imported import imported_runs
 from observe.correlate.lineage import Lineage
 from observe.correlate.names import layer_in
@@ -66,11 +66,13 @@ class Correlator:
         slower_than_ns: int = 0,
         why: bool = False,
         most_events: int = sys.maxsize,
+        most_containers: int = MOST_CONTAINERS,
     ) -> None:
         """`header` of the recording, or of the live session.
 
         `keep_events`: runs bring their events along, if they took at least `slower_than_ns`; `why`: runs say what their
-        time was spent on, if that was recorded; `most_events`: of one operation, what comes then is counted only.
+        time was spent on, if that was recorded; `most_events`: of one operation, what comes then is counted only;
+        `most_containers`: that are remembered, also for `completed`.
         """
         self._most_events = most_events
         self._keep_events = keep_events
@@ -82,7 +84,7 @@ class Correlator:
         self._header = header
         self._rules = {name: Rules(catalogue.of(name), data_root) for name in catalogue.operations}
         self._goroutines = go_keeps_g_in_register(str(header.engine.get("go_version", "")))
-        self._identities = Identities()
+        self._identities = Identities(most_containers)
         self._lineage = Lineage(self._identities, goroutines=self._goroutines)
         self._files = FileJoin(tuple(header.options.get("watched", ())))
         self._undecided = Undecided(self._lineage, self._identities)

@@ -10,8 +10,8 @@ from typing import Any
 
 from observe.model import Container
 
-#: How many containers are remembered; the ones not used for longest are forgotten.
-_REMEMBERED = 1_000
+#: How many containers are remembered at most, unless it is said otherwise.
+MOST_CONTAINERS = 10_000
 #: What clients print of an id. Fewer digits may as well be the name of a container that is not known.
 _SHORT_ID = re.compile(r"[0-9a-f]{12,63}")
 
@@ -19,8 +19,9 @@ _SHORT_ID = re.compile(r"[0-9a-f]{12,63}")
 class Identities:
     """What is known of containers so far; bounded."""
 
-    def __init__(self) -> None:
-        """Nothing is known."""
+    def __init__(self, most: int = MOST_CONTAINERS) -> None:
+        """Nothing is known. `most`: how many containers are remembered; those told of least lately are forgotten."""
+        self._most = most
         self._containers: OrderedDict[str, Container] = OrderedDict()
         self._ids_by_name: OrderedDict[str, str] = OrderedDict()
         self._ids_by_layer: OrderedDict[str, str] = OrderedDict()
@@ -30,7 +31,7 @@ class Identities:
     def learn(self, data: Mapping[str, Any]) -> None:
         """Take a container note: the fields of `Container`."""
         container = Container(**{key: data[key] for key in Container.__slots__ if key in data})
-        _remember(self._containers, container.id, container)
+        self._remember(self._containers, container.id, container)
         if container.name:
             self.learn_name(container.name, container.id)
         if container.layer:
@@ -38,12 +39,12 @@ class Identities:
 
     def learn_name(self, name: str, container_id: str) -> None:
         """A name belongs to a container from now on; it may have been another's."""
-        _remember(self._ids_by_name, name, container_id)
+        self._remember(self._ids_by_name, name, container_id)
 
     def learn_layer(self, layer: str, container_id: str) -> None:
         """A layer belongs to a container."""
         self.layer_changes += self._ids_by_layer.get(layer) != container_id
-        _remember(self._ids_by_layer, layer, container_id)
+        self._remember(self._ids_by_layer, layer, container_id)
 
     def get(self, container_id: str | None) -> Container | None:
         """The container of an id."""
@@ -63,9 +64,8 @@ class Identities:
             container_id = found[0] if len(found) == 1 else None
         return container_id
 
-
-def _remember(table: OrderedDict[str, Any], key: str, value: Any) -> None:
-    table[key] = value
-    table.move_to_end(key)
-    if len(table) > _REMEMBERED:
-        table.popitem(last=False)
+    def _remember(self, table: OrderedDict[str, Any], key: str, value: Any) -> None:
+        table[key] = value
+        table.move_to_end(key)
+        if len(table) > self._most:
+            table.popitem(last=False)

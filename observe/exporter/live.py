@@ -34,6 +34,8 @@ _CONTAINERS = 100
 _WARNINGS = 20
 #: Of one operation: thirty times what a start has.
 _MOST_EVENTS = 20_000
+#: Containers that are known at a time: those whose names the collectors have told, and need not tell again.
+MOST_CONTAINERS = 1_000
 #: Requests and answers of any kind that are remembered for those recordings.
 _BOUNDARIES = 2_000
 #: Runs in progress are built for so long after somebody has looked.
@@ -91,6 +93,7 @@ class Live:
             keep_events=slower_than_ns is not None,
             slower_than_ns=slower_than_ns or 0,
             most_events=_MOST_EVENTS,
+            most_containers=MOST_CONTAINERS,
         )
         self.take(items)
 

@@ -35,10 +35,12 @@ from streams import (
     told,
 )
 
+from observe.collectors import containers
 from observe.correlate import Correlator
 from observe.correlate.correlator import go_keeps_g_in_register
 from observe.correlate.operation import open_operation
 from observe.correlate.rows import Row, rows_of
+from observe.exporter import live
 from observe.model import SYSCALLS, Event, EventBatch, Item, Kind, Loss, Mark, Note, NoteKind, Run
 from observe.phases import load
 
@@ -197,6 +199,24 @@ def test_later_events_finish_a_run_also_in_the_same_batch():
             correlator.feed(item)
         (run,) = correlator.feed(EventBatch.concat(batches))
         assert sum(span.file_events for span in run.phases) == file_events
+
+
+def test_a_configuration_completes_a_run_though_thousands_of_containers_came_since():
+    """A report completes its runs at the end; a live engine's correlator keeps fewer containers."""
+    others = [identity(n, 3 * SECOND, f"c{n}") for n in range(2, 3_000)]
+    items = stream(create(1, SECOND), identity(1, SECOND, "web"))
+    late = replace(identity(1, 2 * SECOND, "web"), data={**identity(1, 0, "web").data, "configuration": {"a": 1}})
+    for most, configuration in (({}, {"a": 1}), ({"most_containers": live.MOST_CONTAINERS}, {})):
+        correlator = Correlator(header(), load(), **most)
+        runs = [run for item in [*items, tick(int(1.9 * SECOND)), late, *others] for run in correlator.feed(item)]
+        (run,) = runs + correlator.finish()
+        assert run.configuration == {}
+        assert correlator.completed(run).configuration == configuration
+
+
+def test_the_collectors_know_no_more_containers_than_the_correlator_of_a_live_engine():
+    """Who is known is not asked for again."""
+    assert containers._REMEMBERED <= live.MOST_CONTAINERS
 
 
 def test_a_live_stream_is_told_the_time_and_asked_for_what_is_still_open():

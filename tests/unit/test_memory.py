@@ -77,7 +77,7 @@ def test_serve_does_so_before_it_listens(monkeypatch):
 
 
 def test_nothing_grows_with_the_number_of_containers(monkeypatch):
-    monkeypatch.setattr("observe.correlate.identity._REMEMBERED", 20)
+    monkeypatch.setattr("observe.exporter.live.MOST_CONTAINERS", 20)
     monkeypatch.setattr("observe.correlate.lineage._PROCESSES", 100)
     monkeypatch.setattr("observe.correlate.lineage._GOROUTINES", 100)
     monkeypatch.setattr("observe.correlate.rules._CACHED_PATHS", 200)

@@ -148,9 +148,10 @@ def test_what_a_newer_note_adds_is_ignored():
     assert identities.get(None) is None
 
 
-def test_only_so_many_containers_are_remembered(monkeypatch):
-    monkeypatch.setattr("observe.correlate.identity._REMEMBERED", 3)
-    identities = known(*(identity(n, 0, f"c{n}") for n in range(10)))
+def test_only_so_many_containers_are_remembered():
+    identities = Identities(3)
+    for n in range(10):
+        identities.learn(identity(n, 0, f"c{n}").data)
     assert [n for n in range(10) if identities.get(container_id(n))] == [7, 8, 9]
     assert [n for n in range(10) if identities.by_reference(f"c{n}")] == [7, 8, 9]
     assert [n for n in range(10) if identities.by_layer(layer(n))] == [7, 8, 9]
