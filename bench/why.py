@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What being observed costs a create and a start, with and without what the time was spent on.
 
-Arms, interleaved block by block, each block's order shuffled: nothing attached (twice: what chance does), everything
-but the scheduler's events (`--no-why`), everything. Times are the client's, from sending a request to the first byte of
-the answer; a difference is that of the means of the medians of the blocks, with a bootstrapped 95% interval over
-blocks. Run it as root, on an idle machine, with `python bench/why.py [blocks [runs]]`.
+Arms, interleaved block by block, each block's order shuffled: nothing attached (twice: what chance does), functions and
+programs only, everything but the scheduler's events (`--no-why`), everything. Times are the client's, from sending a
+request to the first byte of the answer; a difference is that of the means of the medians of the blocks, with a
+bootstrapped 95% interval over blocks. Run it as root, on an idle machine, with `python bench/why.py [blocks [runs]]`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from _engine import CLIENT, IMAGE, private_engine, scratch
 ARMS: Mapping[str, Sequence[str] | None] = {
     "nothing": None,
     "nothing, again": None,
+    "observe --no-syscalls --no-inotify": ("--no-syscalls", "--no-inotify"),
     "observe --no-why": ("--no-why",),
     "observe --why": ("--why",),
 }

@@ -52,6 +52,7 @@ _FILLING_SECONDS = 0.04
 #: How long the last answers of the engine are waited for.
 _LAST_ANSWERS_SECONDS = 2.0
 _SECOND_NS = 1_000_000_000
+_NO_SYSCALLS = "--no-syscalls: only calls by which processes are followed were recorded, and only those are counted"
 #: Folders of the data root that inotify tells of, besides the storage driver's.
 _WATCHED = ("containers", "image", "network", "tmp", "volumes")
 
@@ -64,6 +65,8 @@ class SessionOptions:
     #: Record arguments of foreign programs, environment values and labels.
     with_values: bool = False
     inotify: bool = True
+    #: Record each system call; without, only those by which processes are followed.
+    syscalls: bool = True
     #: Time the documented functions, as far as the engine's binaries show them.
     functions: bool = True
     #: Ask for each container's configuration, too, and not only for its names.
@@ -127,6 +130,7 @@ class Session:
             options={
                 "origin": "record",
                 "watched": watched,
+                "syscalls": self._options.syscalls,
                 "probe_cost_ns": {"entry": ENTRY_COST_NS, "return": RETURN_COST_NS},
                 **(extra or {}),
             },
@@ -140,7 +144,9 @@ class Session:
                 wanted = (self.engine, load(), self._options.cache)
                 found = pool.submit(find_targets, *wanted) if self._options.functions else None
                 compiled = build_image(self._options.cache, scheduler=self._options.why)
-                self._probes = EventProbes(compiled, self._options.ring_bytes, self._options.cache)
+                self._probes = EventProbes(
+                    compiled, self._options.ring_bytes, self._options.cache, syscalls=self._options.syscalls
+                )
                 self._ring = RingReader(self._probes.ring, self._probes.ring_bytes)
                 self._bell = Bell(self._probes.ring)
                 targets = found.result() if found else None
@@ -183,8 +189,11 @@ class Session:
         probes.seed({pid: Role[role.upper()] for pid, role in seeds}, engines.api_connection_fds(engine))
         now_ns = boot_clock_ns()
         return [
-            Note(NoteKind.PROCESS, now_ns, {"pid": pid, "role": role, "argv": self._arguments(pid, role)})
-            for pid, role in seeds
+            *(
+                Note(NoteKind.PROCESS, now_ns, {"pid": pid, "role": role, "argv": self._arguments(pid, role)})
+                for pid, role in seeds
+            ),
+            *([] if self._options.syscalls else [Note(NoteKind.WARNING, now_ns, {"text": _NO_SYSCALLS})]),
         ]
 
     def _attach_functions(self, image: Image, found: Targets | None) -> list[Item]:

@@ -29,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-inotify", action="store_true", help="without file events")
     parser.add_argument("--no-functions", action="store_true", help="kernel evidence only")
     parser.add_argument(
+        "--no-syscalls", action="store_true", help="functions and programs only: phases without their system calls"
+    )
+    parser.add_argument(
         "--ring-bytes", metavar="N", type=ring_bytes, default=DEFAULT_RING_BYTES, help=f"default: {DEFAULT_RING_BYTES}"
     )
 
@@ -54,6 +57,7 @@ def options(args: argparse.Namespace) -> SessionOptions:
         with_values=args.with_values,
         inotify=not args.no_inotify,
         functions=not args.no_functions,
+        syscalls=not args.no_syscalls,
         cache=cache_folder(),
     )
 

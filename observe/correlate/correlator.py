@@ -82,7 +82,8 @@ class Correlator:
         self._explainer = Explainer(self._scheduler, load_causes(), machine, version) if why else None
         data_root = str(header.engine.get("data_root", ""))
         self._header = header
-        self._rules = {name: Rules(catalogue.of(name), data_root) for name in catalogue.operations}
+        calls = bool(header.options.get("syscalls", True))
+        self._rules = {name: Rules(catalogue.of(name), data_root, calls=calls) for name in catalogue.operations}
         self._goroutines = go_keeps_g_in_register(str(header.engine.get("go_version", "")))
         self._identities = Identities(most_containers)
         self._lineage = Lineage(self._identities, goroutines=self._goroutines)

@@ -121,14 +121,14 @@ _SILENT = CallRules(())
 class Rules:
     """The rules of one operation; phases are numbered as `phases` lists them, 0 is the operation itself."""
 
-    def __init__(self, phases: Sequence[Phase], data_root: str) -> None:
-        """Compile. `data_root`: what `{data}` stands for."""
+    def __init__(self, phases: Sequence[Phase], data_root: str, *, calls: bool = True) -> None:
+        """Compile. `data_root`: what `{data}` stands for; `calls`: whether calls were recorded, so can be missed."""
         self.phases = tuple(phases)
         self.functions = FunctionRules(phases)
         self.contains = self.functions.contains
         self.programs: list[ProgramRule] = []
         self._data_root = data_root.rstrip("/")
-        calls: list[CallRule] = []
+        of_calls: list[CallRule] = []
         self._by_path: dict[str, CallRules] = {}
         self._due: dict[tuple[tuple[str, ...], str], Candidates] = {}
         self._by_words: dict[tuple[str, str], ProgramRule | None] = {}
@@ -138,7 +138,7 @@ class Rules:
                     self.programs.append(ProgramRule(number, evidence))
                 else:
                     kinds = frozenset(evidence.calls) or _FILE_KINDS
-                    calls.append(CallRule(number, kinds, evidence, phase.occurs == "on_failure"))
+                    of_calls.append(CallRule(number, kinds, evidence, phase.occurs == "on_failure"))
         #: The rows of phases that were not seen.
         self.unseen = tuple(
             Span(phase.id, phase.parent, phase.step, None, None, None, EvidenceKind.NONE) for phase in self.phases
@@ -156,14 +156,16 @@ class Rules:
             max((one for one in of_programs if one == number or self.contains(one, number)), default=None)
             for number in numbers
         )
-        pathless = tuple(rule for rule in calls if not rule.evidence.paths)
+        #: The phases that kernel evidence, if there is none, shows not to have been.
+        self._shown = frozenset(rule.phase for rule in (*self.programs, *(of_calls if calls else ())))
+        pathless = tuple(rule for rule in of_calls if not rule.evidence.paths)
         #: The rules without a path: in their phases a call is made, among other places.
         self.weak = CallRules(pathless)
         #: Of every number of a kind whether it is a call that speaks for phases without a path.
         self.weak_kinds = table_of_kinds(frozenset().union(*(rule.kinds for rule in pathless)))
         self._patterns = [
             (longest_literal(pattern), re.compile(glob_to_regex(pattern)).fullmatch, rule)
-            for rule in calls
+            for rule in of_calls
             for pattern in rule.evidence.paths
         ]
 
@@ -181,7 +183,7 @@ class Rules:
             found = self._due[functions, network] = tuple(
                 number
                 for number, phase in enumerate(self.phases)
-                if number and phase.is_due(network) and (phase.evidence or number in probed)
+                if number and phase.is_due(network) and (number in self._shown or number in probed)
             )
         return found
 

@@ -50,13 +50,22 @@ def tracefs() -> Path:
 class EventProbes:
     """The programs of `bpf/events.bpf.c`, loaded and seeded; attached between `attach()` and `close()`."""
 
-    def __init__(self, image: compiler.Image, ring_bytes: int = DEFAULT_RING_BYTES, cache: Path | None = None) -> None:
+    def __init__(
+        self,
+        image: compiler.Image,
+        ring_bytes: int = DEFAULT_RING_BYTES,
+        cache: Path | None = None,
+        *,
+        syscalls: bool = True,
+    ) -> None:
         """Create the maps and load the programs. `ring_bytes`: a power of two, at least a page.
 
-        An older kernel needs two programs more, which are compiled then, or taken from `cache`. Raises HostCannotError
-        if the kernel refuses, saying what it said.
+        `syscalls`: tell of all that are looked at, and not only of those by which processes are followed. An older
+        kernel needs two programs more, which are compiled then, or taken from `cache`. Raises HostCannotError if the
+        kernel refuses, saying what it said.
         """
         self.ring_bytes = ring_bytes
+        self._calls = events.numbered_calls(only_needed=not syscalls)
         self._cache = cache
         self._stack = ExitStack()
         self._attached: list[int] = []
@@ -88,7 +97,7 @@ class EventProbes:
             self._load_programs(image, events.SYSCALL_TRACEPOINTS)
         except OSError:
             self._load_programs(build_raw_image(self._cache), events.RAW_TRACEPOINTS)
-        for number, call in events.numbered_calls().items():
+        for number, call in self._calls.items():
             bpf.map_update(self._maps["calls"], struct.pack("<I", number), call.pack())
 
     def _load_programs(self, image: compiler.Image, names: Iterable[str]) -> None:

@@ -120,11 +120,19 @@ CALLS = (
 )
 
 
-def numbered_calls(machine: str | None = None) -> dict[int, Call]:
-    """System call number → call on this machine (`uname -m`). Raises HostCannotError elsewhere than x86-64, arm64."""
+#: Treatments of calls without which nobody knows which processes to follow, or where an operation begins and ends.
+_NEEDED = frozenset(What) - {What.RECORD, What.OPEN, What.OPENAT2, What.SIZED_STRING, What.NETLINK}
+
+
+def numbered_calls(machine: str | None = None, *, only_needed: bool = False) -> dict[int, Call]:
+    """System call number → call on this machine (`uname -m`). Raises HostCannotError elsewhere than x86-64, arm64.
+
+    `only_needed`: those that tell which processes there are and where operations begin and end, and no others.
+    """
     machine = machine or platform.machine()
+    calls = [call for call in CALLS if call.what in _NEEDED or not only_needed]
     if machine == "x86_64":
-        return {call.x86_64: call for call in CALLS if call.x86_64 is not None}
+        return {call.x86_64: call for call in calls if call.x86_64 is not None}
     if machine in ("aarch64", "arm64"):
-        return {call.arm64: call for call in CALLS if call.arm64 is not None}
+        return {call.arm64: call for call in calls if call.arm64 is not None}
     raise HostCannotError(f"system call numbers of {machine} are not known: observe runs on x86_64 and aarch64")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -22,6 +23,9 @@ _DECADES = 7
 #: No more columns than this, however many runs there are.
 _COLUMNS = 120
 _BINS = 48
+#: Round numbers of a decade: the most that do not stand closer than about an even part of the axis, in percent.
+_STEPS = ((1, 2, 5), (1, 3), (1,))
+_APART = 90
 _PAGE = Page()
 
 
@@ -61,12 +65,20 @@ class Axis:
     def ticks(self, most: int = 6) -> tuple[Tick, ...]:
         """Round numbers, `most` at most; none so near an end that its label would leave the chart."""
         if self.logarithmic:
-            powers = range(math.ceil(math.log10(self.low_ns)), math.floor(math.log10(self.high_ns)) + 1)
-            values = [10.0**power for power in powers][:: math.ceil(len(powers) / most) or 1]
+            choices = [self._shown(_decades(self.low_ns, self.high_ns, steps)) for steps in _STEPS]
+            values = next((values for values in choices if self._apart(values) >= _APART / most), choices[-1])
+            values = values[:: math.ceil(len(values) / most) or 1]
         else:
             step = _round_step(self.high_ns / most)
-            values = [step * number for number in range(int(self.high_ns / step) + 1)]
-        return tuple(Tick(self.at(value), _label(value)) for value in values if 3 < self.at(value) < 97)
+            values = self._shown(step * number for number in range(int(self.high_ns / step) + 1))
+        return tuple(Tick(self.at(value), _label(value)) for value in values)
+
+    def _shown(self, values_ns: Iterable[float]) -> list[float]:
+        return [value for value in values_ns if 3 < self.at(value) < 97]
+
+    def _apart(self, values_ns: Iterable[float]) -> float:
+        """Percent between the two that are the nearest to each other."""
+        return min((second - first for first, second in pairwise(map(self.at, values_ns))), default=100)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +186,12 @@ def _column(slot: int, failed: bool, values_ns: Sequence[int], axis: Axis) -> Co
         failed=failed,
         label=label,
     )
+
+
+def _decades(low_ns: float, high_ns: float, steps: Sequence[int]) -> Iterable[float]:
+    """The round numbers of all decades between two durations."""
+    powers = range(math.floor(math.log10(low_ns)), math.floor(math.log10(high_ns)) + 1)
+    return (step * 10.0**power for power in powers for step in steps)
 
 
 def _round_step(least: float) -> float:

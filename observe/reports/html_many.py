@@ -13,6 +13,9 @@ from observe.reports.breakdown import Breakdown, breakdowns
 from observe.reports.html_run import Looks
 from observe.reports.report import Report
 from observe.reports.rows import SLOWEST, Summary
+from observe.reports.terminal import Page
+from observe.reports.why_rows import WhyMany, why_many
+from observe.reports.why_words import spent
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,16 @@ class ManyRuns:
     def breakdowns(self) -> Sequence[Breakdown]:
         """By network, image, storage driver, outcome."""
         return breakdowns(self.summary, self.report)
+
+    @cached_property
+    def why(self) -> WhyMany | None:
+        """What the time of those that went well was spent on; None if that was not asked for, or not recorded."""
+        return next(iter(why_many(self.summary.runs)), None)
+
+    @property
+    def spent(self) -> Sequence[str]:
+        """The same in one line, a fact each, of one run on average."""
+        return tuple(spent(self.why.mean, self.why.mean_ns, Page())) if self.why else ()
 
     @property
     def not_seen(self) -> Sequence[str]:

@@ -72,8 +72,21 @@ class WhyMany:
 
     operation: str
     runs: int
+    #: Of all of them together.
     time: Time
     causes: tuple[CauseStats, ...]
+
+    @property
+    def mean(self) -> Time:
+        """Of one run."""
+        blocked = {reason: duration_ns // self.runs for reason, duration_ns in self.time.blocked_ns.items()}
+        return Time(self.time.cpu_ns // self.runs, self.time.runqueue_ns // self.runs, blocked)
+
+    @property
+    def mean_ns(self) -> int:
+        """How long one run took."""
+        mean = self.mean
+        return mean.cpu_ns + mean.runqueue_ns + sum(mean.blocked_ns.values())
 
 
 def why_run(run: Run) -> WhyRun | None:

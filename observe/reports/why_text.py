@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from observe.model import Time
 from observe.reports import words
 from observe.reports.layout import Bars, Column, table
 from observe.reports.report import Report
@@ -67,9 +66,8 @@ def _time(duration_ns: int, page: Page) -> str:
 
 
 def _many(why: WhyMany, page: Page) -> list[str]:
-    whole_ns = why.time.cpu_ns + why.time.runqueue_ns + sum(why.time.blocked_ns.values())
     lines = [page.style(f"why {why.runs} times {why.operation} took their time, on average", _BOLD)]
-    lines += page.flow("", list(spent(_each(why), whole_ns // why.runs, page)), page.dot)
+    lines += page.flow("", list(spent(why.mean, why.mean_ns, page)), page.dot)
     for number, row in enumerate(why.causes, start=1):
         median, high = page.duration(row.p50_ns), page.duration(row.p90_ns)
         share, runs = words.percent(row.share), words.count(row.n, "run", "runs")
@@ -78,10 +76,3 @@ def _many(why: WhyMany, page: Page) -> list[str]:
         if row.remedy:
             lines += page.paragraph(remedy(row.remedy), _GREEN, indent=3)
     return lines
-
-
-def _each(why: WhyMany) -> Time:
-    """The mean over the runs."""
-    time, n = why.time, why.runs
-    blocked = {reason: duration_ns // n for reason, duration_ns in time.blocked_ns.items()}
-    return Time(time.cpu_ns // n, time.runqueue_ns // n, blocked)

@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import pytest
 from delays import moved_ns, noise_ns, pooled, samples, uncertainty_ns
 from engines import Engine, EngineFactory, running_engine
@@ -28,10 +29,11 @@ from observe.collectors import session as sessions
 from observe.collectors.session import POLL_SECONDS, Session, SessionOptions
 from observe.correlate import Correlator
 from observe.engine import find_engine
-from observe.model import Item, Kind, Note, NoteKind, Run
+from observe.model import SYSCALLS, Item, Kind, Note, NoteKind, Run
 from observe.phases import load
 from observe.probes.attach import FunctionProbes
 from observe.probes.cache import cache_folder
+from observe.probes.events import numbered_calls
 from observe.recording import Recording
 
 OPERATIONS = ("create", "start")
@@ -106,6 +108,25 @@ def test_every_phase_is_bounded_by_its_function_and_hardly_any_time_is_left(
     assert median(shares) <= 0.02
     assert max(shares) <= 0.05
     assert pairs["refused"] == []
+
+
+def test_without_system_calls_functions_still_bound_every_phase_of_theirs(engine: Engine, tmp_path: Path) -> None:
+    path, runs = tmp_path / "few.observe", 3
+    client = api_client(engine, tmp_path / "times", "--runs", str(runs))
+    record(engine, path, client, "--strict", "--no-syscalls", "--no-inotify")
+    document = report(path)
+    for operation in OPERATIONS:
+        assert len(runs_of(document, operation)) == runs
+        for run in runs_of(document, operation):
+            timed = {phase["id"] for phase in run["phases"] if phase["evidence"] == "function"}
+            assert timed == timed_by_functions(operation)
+            assert run["departures"] == []
+            assert run["container_name"]
+    needed = {call.kind for call in numbered_calls(only_needed=True).values()}
+    kinds = {Kind(kind) for kind in np.unique(Recording.open(path).events().rows["kind"]).tolist()}
+    assert kinds & SYSCALLS <= needed
+    assert {Kind.EXECVE, Kind.SCHED_PROCESS_EXEC, Kind.SCHED_PROCESS_FORK, Kind.SCHED_PROCESS_EXIT} <= kinds
+    assert any("--no-syscalls" in warning for warning in document["warnings"])
 
 
 def test_sixteen_clients_at_once_and_every_event_of_dockerd_in_its_operation(engine: Engine, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from observe.correlate.spans import PhaseSpan, Walk
 from observe.model import SYSCALLS, Departure, DepartureKind, EventBatch, Evidence, Kind, Note, NoteKind, Run, Span
 from observe.phases import load
 from observe.phases.catalogue import parse
+from observe.probes.events import numbered_calls
 from observe.reports import RENDERERS, Page, Report
 from observe.reports.json_ import document
 
@@ -772,6 +773,25 @@ def test_without_any_function_a_real_run_stands_on_the_kernel_alone(real):
     for run in runs:
         assert {span.evidence for span in run.phases} == {Evidence.KERNEL, Evidence.NONE}
         assert run.functions == ()
+
+
+@pytest.mark.parametrize("recorded_calls", [True, False])
+def test_what_only_system_calls_show_is_missed_only_where_they_were_recorded(real, recorded_calls):
+    of_header, items, _, _ = real
+    needed = {call.kind for call in numbered_calls("x86_64", only_needed=True).values()}
+    kinds = sorted((SYSCALLS - needed) | {Kind.INOTIFY})
+    few = [
+        EventBatch(item.rows[~np.isin(item.rows["kind"], kinds)], item.strings)
+        if isinstance(item, EventBatch)
+        else item
+        for item in without(items, frozenset(REAL_NAMES))
+    ]
+    runs, _ = correlate(few, replace(of_header, options={**of_header.options, "syscalls": recorded_calls}))
+    missed = [departure.phase for run in runs for departure in run.departures]
+    assert bool(missed) == recorded_calls
+    seen = {span.id for run in runs for span in run.phases if span.start_ns is not None}
+    assert "start.containerd_start.runc_create" in seen  # a program
+    assert "create.rw_layer" not in seen
 
 
 # --- reports ----------------------------------------------------------------------------------------------------------

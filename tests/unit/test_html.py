@@ -518,7 +518,16 @@ def test_everything_has_its_place_on_an_axis_in_order(values):
     assert all(0 <= place <= 100 for place in places)
     assert all(3 < tick.at < 97 for tick in axis.ticks())
     assert len(axis.ticks()) <= 7
+    for most in (4, 6):
+        apart = [second.at - first.at for first, second in pairwise(axis.ticks(most))]
+        assert all(gap >= 80 / most for gap in apart)
     assert axis.logarithmic is (max(values) >= 20 * max(min(values), 1) and min(values) > 0)
+
+
+@pytest.mark.parametrize("low_ns", [10**6, 1.5 * 10**6, 3.3 * 10**6, 9 * 10**6])
+@pytest.mark.parametrize("ratio", [20, 30, 60, 100, 900, 10**5])
+def test_a_logarithmic_axis_has_more_than_one_label_wherever_it_begins(low_ns, ratio):
+    assert len(charts.Axis.over([low_ns, low_ns * ratio]).ticks(4)) >= 2
 
 
 def test_charts_count_every_run_and_stay_small_however_many_there_are():
@@ -674,6 +683,15 @@ def test_the_report_command_says_why_on_the_page_or_that_it_was_not_recorded(tmp
     assert main(["report", "--why", str(FIXTURES / "functions.observe"), "-f", "html", "-o", str(out)]) == 0
     assert "was not recorded" in capsys.readouterr().err
     assert "Why it took that long" not in Elements(out.read_bytes()).text
+
+
+def test_many_runs_say_why_on_the_page_if_it_was_asked_for():
+    runs = [explained(made_run(3, seed)) for seed in range(12)]
+    text = Elements(html_.render(made_report(*runs))).text
+    assert text.count("Why they took that long") == 1
+    assert "on average of 12 runs: on a CPU" in " ".join(text.split())
+    assert "What is known to help: do less" in text
+    assert "Why they took that long" not in Elements(html_.render(made_report(*map(made_run, [3] * 12)))).text
 
 
 def test_an_imported_log_becomes_a_page(tmp_path):
