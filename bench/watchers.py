@@ -68,7 +68,12 @@ def main() -> int:
             "the same, concluding nothing": stack.enter_context(serving(socket, [], [], ["-c", _NO_CORRELATOR])),
             **{
                 f"observe serve {' '.join(options)}": stack.enter_context(serving(socket, [], options))
-                for options in (["--no-inotify"], ["--no-functions"], ["--no-inotify", "--no-functions"])
+                for options in (
+                    ["--no-inotify"],
+                    ["--no-functions"],
+                    ["--no-syscalls"],
+                    ["--no-syscalls", "--no-inotify"],
+                )
             },
             "pyinotify, counting events": stack.enter_context(watching(folder / "e" / "data")),
         }
