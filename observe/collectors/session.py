@@ -52,7 +52,6 @@ _FILLING_SECONDS = 0.04
 #: How long the last answers of the engine are waited for.
 _LAST_ANSWERS_SECONDS = 2.0
 _SECOND_NS = 1_000_000_000
-_NO_SYSCALLS = "--no-syscalls: only calls by which processes are followed were recorded, and only those are counted"
 #: Folders of the data root that inotify tells of, besides the storage driver's.
 _WATCHED = ("containers", "image", "network", "tmp", "volumes")
 
@@ -189,11 +188,8 @@ class Session:
         probes.seed({pid: Role[role.upper()] for pid, role in seeds}, engines.api_connection_fds(engine))
         now_ns = boot_clock_ns()
         return [
-            *(
-                Note(NoteKind.PROCESS, now_ns, {"pid": pid, "role": role, "argv": self._arguments(pid, role)})
-                for pid, role in seeds
-            ),
-            *([] if self._options.syscalls else [Note(NoteKind.WARNING, now_ns, {"text": _NO_SYSCALLS})]),
+            Note(NoteKind.PROCESS, now_ns, {"pid": pid, "role": role, "argv": self._arguments(pid, role)})
+            for pid, role in seeds
         ]
 
     def _attach_functions(self, image: Image, found: Targets | None) -> list[Item]:

@@ -26,6 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="record program arguments, environment values and labels too: they may hold secrets",
     )
+    add_evidence(parser)
+
+
+def add_evidence(parser: argparse.ArgumentParser) -> None:
+    """What is left out, and how much room the rest has."""
     parser.add_argument("--no-inotify", action="store_true", help="without file events")
     parser.add_argument("--no-functions", action="store_true", help="kernel evidence only")
     parser.add_argument(

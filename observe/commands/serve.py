@@ -18,7 +18,7 @@ from pathlib import Path
 from observe import engine, host
 from observe.collectors.follow import EngineFollower
 from observe.collectors.session import PROBES, SessionOptions
-from observe.commands._session import ring_bytes
+from observe.commands._session import add_evidence
 from observe.errors import HostCannotError, UsageError
 from observe.exporter.flight import DEFAULT_BYTES, FlightRecorder
 from observe.exporter.live import Live
@@ -30,7 +30,6 @@ from observe.exporter.traces import TraceSink
 from observe.host import memory, systemd
 from observe.model import Item, Note, NoteKind
 from observe.phases import load
-from observe.probes.attach import DEFAULT_RING_BYTES
 from observe.probes.cache import cache_folder
 from observe.reports import PICTURES, Page
 
@@ -88,14 +87,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="send each operation as a trace there (http/protobuf; headers from $OTEL_EXPORTER_OTLP_HEADERS)",
     )
     parser.add_argument("--with-values", action="store_true", help="keep program arguments, environment and labels too")
-    parser.add_argument("--no-inotify", action="store_true", help="without file events")
-    parser.add_argument("--no-functions", action="store_true", help="kernel evidence only")
-    parser.add_argument(
-        "--no-syscalls", action="store_true", help="functions and programs only: phases without their system calls"
-    )
-    parser.add_argument(
-        "--ring-bytes", metavar="N", type=ring_bytes, default=DEFAULT_RING_BYTES, help=f"default: {DEFAULT_RING_BYTES}"
-    )
+    add_evidence(parser)
 
 
 def run(args: argparse.Namespace) -> int:

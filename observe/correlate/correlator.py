@@ -42,6 +42,7 @@ _ANSWER_NS = 600_000_000_000
 #: Go keeps g in a register from this version on (Go 1.17, "register-based calling convention").
 _G_IN_REGISTER = (1, 17)
 _NEVER_NS = (1 << 63) - 1
+_NO_SYSCALLS = "--no-syscalls: only calls by which processes are followed were recorded, and only those are counted"
 #: Of an imported log: why an event is given to no operation.
 NO_OPERATION = "in_no_operation"
 #: An operation that hangs keeps a bounded number of events.
@@ -105,7 +106,7 @@ class Correlator:
         self._unmatched = 0
         #: Events that operations had no room for.
         self._dropped = 0
-        self.warnings: list[str] = []
+        self.warnings: list[str] = [] if calls else [_NO_SYSCALLS]
         #: Documented functions that are there and were not probed: {"name", "binary", "reason"}.
         self.refused: list[Mapping[str, Any]] = []
 

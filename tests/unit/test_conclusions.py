@@ -746,27 +746,26 @@ def test_a_number_that_no_clock_shows_is_refused(payload, place, value):
         assert not is_read(forged((payload, place, value(number))))
 
 
+def assert_is_written_if_it_is_read(run, *, kept):
+    found = Conclusions(runs=(run,), loss=Loss())
+    if kept:
+        assert is_read(list(conclusions.encode_conclusions(found, "s", 7)))
+    else:
+        with pytest.raises(RecordingError):
+            list(conclusions.encode_conclusions(found, "s", 7))
+
+
 def test_no_number_is_written_that_is_not_read():
     run, _ = assemble(FIXTURES / "functions.observe", load())[0].runs
     for duration_ns, kept in ((2**63 - 1, True), (2**63, False)):
-        found = Conclusions(runs=(replace(run, duration_ns=duration_ns),), loss=Loss())
-        if kept:
-            assert is_read(list(conclusions.encode_conclusions(found, "s", 7)))
-        else:
-            with pytest.raises(RecordingError):
-                list(conclusions.encode_conclusions(found, "s", 7))
+        assert_is_written_if_it_is_read(replace(run, duration_ns=duration_ns), kept=kept)
 
 
 def test_no_more_pieces_are_written_than_are_read():
     run, _ = assemble(FIXTURES / "functions.observe", load())[0].runs
     for more, kept in ((0, True), (1, False)):
         span = replace(run.phases[0], pieces=((1, 1),) * (conclusions._ROWS + more))
-        found = Conclusions(runs=(replace(run, phases=(span,)),), loss=Loss())
-        if kept:
-            assert is_read(list(conclusions.encode_conclusions(found, "s", 7)))
-        else:
-            with pytest.raises(RecordingError):
-                list(conclusions.encode_conclusions(found, "s", 7))
+        assert_is_written_if_it_is_read(replace(run, phases=(span,)), kept=kept)
 
 
 def test_columns_of_different_lengths_are_refused():

@@ -786,7 +786,8 @@ def test_what_only_system_calls_show_is_missed_only_where_they_were_recorded(rea
         else item
         for item in without(items, frozenset(REAL_NAMES))
     ]
-    runs, _ = correlate(few, replace(of_header, options={**of_header.options, "syscalls": recorded_calls}))
+    runs, correlator = correlate(few, replace(of_header, options={**of_header.options, "syscalls": recorded_calls}))
+    assert any("--no-syscalls" in warning for warning in correlator.warnings) != recorded_calls
     missed = [departure.phase for run in runs for departure in run.departures]
     assert bool(missed) == recorded_calls
     seen = {span.id for run in runs for span in run.phases if span.start_ns is not None}
