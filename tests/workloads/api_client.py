@@ -6,22 +6,28 @@
 
 Each client has one connection and does its runs one after the other: create, start, wait, remove. With --every they
 begin so far apart, unless the one before takes longer; with several networks they take turns. OUT gets one JSON line a
-timed request: {"operation", "id", "name", "status", "sent_ns", "answered_ns"}, boot clock: before the request is sent,
-and when the first byte of the answer has come. With --real-time the client never waits for a processor, so
-that what it measures is the engine's time.
+timed request: {"operation", "id", "name", "status", "sent_ns", "taken_ns", "answered_ns"}, boot clock: before the
+request is sent, when the engine has been seen to have read it, and when the first byte of the answer has come. With
+--real-time the client never waits for a processor, so that what it measures is the engine's time.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import socket
+import struct
 import sys
+import termios
 import threading
 import time
 from pathlib import Path
 from typing import Any
+
+#: Between two looks at whether a request has been read: short beside a millisecond, and the engine has the processor.
+LOOK_SECONDS = 20e-6
 
 
 class Client:
@@ -41,11 +47,19 @@ class Client:
         message = head.encode() + b"\r\n" + data
         sent_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         self._socket.sendall(message)
+        while self._unread_bytes() > 0:
+            time.sleep(LOOK_SECONDS)
+        taken_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         self._buffer = self._socket.recv(65536)
         answered_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        times = {"sent_ns": sent_ns, "answered_ns": answered_ns}
+        times = {"sent_ns": sent_ns, "taken_ns": taken_ns, "answered_ns": answered_ns}
         status, content = self._answer()
         return status, content, times
+
+    def _unread_bytes(self) -> int:
+        """Memory of what the other side has not read yet (SIOCOUTQ, whose number is TIOCOUTQ's; unix(7))."""
+        (size,) = struct.unpack("i", fcntl.ioctl(self._socket, termios.TIOCOUTQ, bytes(4)))
+        return int(size)
 
     def _answer(self) -> tuple[int, Any]:
         while b"\r\n\r\n" not in self._buffer:
