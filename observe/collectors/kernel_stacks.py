@@ -7,7 +7,6 @@ import re
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,16 +55,11 @@ class Symbols:
 class KernelStacks:
     """Number of a stack → its functions, innermost first, joined by `;`; each is looked up once."""
 
-    def __init__(self, addresses_of: Callable[[int], Iterable[int]], kallsyms: Path = KALLSYMS) -> None:
-        """`addresses_of`: the return addresses of a stack by its number, innermost first.
-
-        The symbols are read meanwhile: it takes a fifth of a second.
-        """
+    def __init__(self, addresses_of: Callable[[int], Iterable[int]], symbols: Symbols) -> None:
+        """`addresses_of`: the return addresses of a stack by its number, innermost first."""
         self._addresses_of = addresses_of
+        self._symbols = symbols
         self._known: dict[int, str] = {}
-        with_reader = ThreadPoolExecutor(1)
-        self._symbols = with_reader.submit(read_symbols, kallsyms)
-        with_reader.shutdown(wait=False)
 
     def texts(self, numbers: Iterable[int]) -> dict[int, str]:
         """The text of each stack; empty if it is not known (a negative number), or nothing of it has a name."""
@@ -75,10 +69,9 @@ class KernelStacks:
         return self._known
 
     def _named(self, addresses: Iterable[int]) -> Iterator[str]:
-        symbols = self._symbols.result()
         kept = 0
         for address in addresses:
-            name = symbols.name(address)
+            name = self._symbols.name(address)
             if not name or (not kept and (name in _SCHEDULER or name.startswith(_OURS))):
                 continue
             if name in _ENTRY:
@@ -89,10 +82,16 @@ class KernelStacks:
                 return
 
 
-def read_symbols(path: Path) -> Symbols:
-    """The kernel's own functions (modules' come last and are left out); none if it hides them (kptr_restrict)."""
+def read_symbols(path: Path = KALLSYMS) -> Symbols:
+    """The kernel's own functions (modules' come last and are left out); none if it has no list or hides it.
+
+    It takes a fifth of a second. sysctl kernel.kptr_restrict hides addresses.
+    """
     starts, offsets = array("Q"), array("L")
-    text = path.read_bytes()
+    try:
+        text = path.read_bytes()
+    except OSError:
+        text = b""
     names = bytearray()
     for line in _FUNCTION.finditer(text):
         start = int(line[1], 16)

@@ -23,7 +23,7 @@ from observe.collectors.arguments import complete_arguments, redact
 from observe.collectors.containers import WATCHED, ContainerIdentities
 from observe.collectors.docker_api import Identity
 from observe.collectors.inotify import InotifyCollector
-from observe.collectors.kernel_stacks import KernelStacks
+from observe.collectors.kernel_stacks import KernelStacks, Symbols, read_symbols
 from observe.collectors.ring import RingReader
 from observe.collectors.waiting import Bell, readable
 from observe.engine import procfs
@@ -139,9 +139,11 @@ class Session:
         """Attach everything; the first items. Raises HostCannotError; then nothing stays attached."""
         try:
             check_ring_bytes(self._options.ring_bytes)
-            with ThreadPoolExecutor(1) as pool:
+            with ThreadPoolExecutor(2) as pool:
                 wanted = (self.engine, load(), self._options.cache)
                 found = pool.submit(find_targets, *wanted) if self._options.functions else None
+                # Before anything arrives: a busy machine's rings would fill meanwhile.
+                symbols = pool.submit(read_symbols) if self._options.why else None
                 compiled = build_image(self._options.cache, scheduler=self._options.why)
                 self._probes = EventProbes(
                     compiled, self._options.ring_bytes, self._options.cache, syscalls=self._options.syscalls
@@ -161,7 +163,7 @@ class Session:
             return [
                 *self._attach(self._probes),
                 *self._attach_functions(compiled, targets),
-                *self._attach_sched(compiled),
+                *self._attach_sched(compiled, symbols.result() if symbols else None),
                 *uncounted,
             ]
         except BaseException:
@@ -211,12 +213,12 @@ class Session:
             *(Note(NoteKind.WARNING, now_ns, {"text": text}) for text in warnings),
         ]
 
-    def _attach_sched(self, image: Image) -> list[Item]:
-        """What threads wait for is a gain too."""
-        if not self._options.why or self._probes is None:
+    def _attach_sched(self, image: Image, symbols: Symbols | None) -> list[Item]:
+        """What threads wait for is a gain too. `symbols`: None if nobody wants it."""
+        if symbols is None or self._probes is None:
             return []
         try:
-            self._sched = _Scheduler(image, self._probes)
+            self._sched = _Scheduler(image, self._probes, symbols)
         except HostCannotError as error:
             text = f"what the time was spent on is not recorded: {error}"
             return [Note(NoteKind.WARNING, boot_clock_ns(), {"text": text})]
@@ -397,7 +399,7 @@ class Session:
 class _Scheduler:
     """The scheduler's programs with the reader of their ring, and the names of the stacks in it."""
 
-    def __init__(self, image: Image, probes: EventProbes) -> None:
+    def __init__(self, image: Image, probes: EventProbes, symbols: Symbols) -> None:
         """Attach. Raises HostCannotError; then nothing stays attached."""
         self.probes = SchedProbes(image, probes)
         try:
@@ -406,7 +408,7 @@ class _Scheduler:
         except BaseException:
             self.probes.close()
             raise
-        self._stacks = KernelStacks(self.probes.stack)
+        self._stacks = KernelStacks(self.probes.stack, symbols)
         self._decoder = SchedDecoder()
 
     @property

@@ -15,7 +15,7 @@ from puppets import Puppet, wait_until
 from uapi import numbers
 from watching import Watch
 
-from observe.collectors.kernel_stacks import KernelStacks
+from observe.collectors.kernel_stacks import KernelStacks, read_symbols
 from observe.collectors.ring import RingReader
 from observe.correlate.why.calls import call_name
 from observe.errors import HostCannotError
@@ -34,7 +34,7 @@ class Scheduler:
         self._watch = watch
         self.probes = SchedProbes(image, watch.probes)
         self._ring = RingReader(self.probes.ring, sched.RING_BYTES, sched.SCHED_RECORD_DTYPE)
-        self._decoder, self._stacks = sched.Decoder(), KernelStacks(self.probes.stack)
+        self._decoder, self._stacks = sched.Decoder(), KernelStacks(self.probes.stack, read_symbols())
 
     def in_flight(self, requests: int) -> None:
         """As if so many requests had no answer yet."""
