@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from engines import Engine, EngineFactory
 from recorded import api_client, client_times, record, recorder, report, runs_of
-from slow_engine import going_first, slow_runtime
+from slow_engine import never_waiting, slow_runtime
 
 from observe.collectors.inotify import is_watched
 from observe.correlate import stamp
@@ -32,11 +32,9 @@ def expected_phases(operation: str) -> set[str]:
     return {phase.id for phase in load().of(operation) if phase.evidence and phase.occurs == "always"}
 
 
-def test_every_phase_with_kernel_evidence_is_found_in_every_pair(
-    new_engine: EngineFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    going_first(tmp_path, monkeypatch)
+def test_every_phase_with_kernel_evidence_is_found_in_every_pair(new_engine: EngineFactory, tmp_path: Path) -> None:
     engine = new_engine()
+    never_waiting(engine)
     out, path = tmp_path / "times", tmp_path / "pairs.observe"
     record(engine, path, api_client(engine, out, "--runs", str(PAIRS), "--real-time"), "--no-functions")
     document = report(path)
