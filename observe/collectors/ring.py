@@ -9,6 +9,7 @@ multiple of 8.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -114,5 +115,7 @@ class RingReader:
         self._data = np.empty(0, dtype=np.uint8)
         self._words = np.empty(0, dtype="<u4")
         self._consumed = self._produced = np.empty(0, dtype=np.uint64)
-        self._producer.close()
-        self._consumer.close()
+        for mapping in (self._producer, self._consumer):
+            # An error while records were looked at keeps hold of them: it is to be told, and not that we cannot close.
+            with contextlib.suppress(BufferError):
+                mapping.close()

@@ -7,7 +7,9 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+import numpy.typing as npt
 import pytest
 from ringmemory import SLOT_BYTES, Memory
 
@@ -133,3 +135,19 @@ def test_closing_unmaps() -> None:
     os.close(memory.descriptor)
     assert mapped == 2
     assert "memfd:ring" not in Path("/proc/self/maps").read_text()
+
+
+def test_an_error_while_records_are_looked_at_is_what_is_told() -> None:
+    memory = Memory(4096, 0)
+    reader = RingReader(memory.descriptor, memory.ring_bytes)
+    memory.produce(1)
+
+    def fails(records: npt.NDArray[Any]) -> None:
+        raise LookupError(len(records))
+
+    with pytest.raises(LookupError):
+        try:
+            reader.read(fails)
+        finally:
+            reader.close()  # as a session does: the records are still in the frames of the traceback
+    os.close(memory.descriptor)
