@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -145,9 +145,7 @@ def test_an_error_while_records_are_looked_at_is_what_is_told() -> None:
     def fails(records: npt.NDArray[Any]) -> None:
         raise LookupError(len(records))
 
-    with pytest.raises(LookupError):
-        try:
-            reader.read(fails)
-        finally:
-            reader.close()  # as a session does: the records are still in the frames of the traceback
+    # Closed as a session does it: while the records are still in the frames of the traceback.
+    with pytest.raises(LookupError), closing(reader):
+        reader.read(fails)
     os.close(memory.descriptor)
